@@ -1,0 +1,172 @@
+"""Artifacts: files on disk that a runtime can open, with their digests, specs and lineage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgekd.errors import EvidenceError, ModelError
+from edgekd.files import digest_of, read_json, sha256_file, write_json
+from edgekd.spec import TensorSpec
+
+ARTIFACT_SCHEMA = "edgekd.artifact/1"
+ARTIFACT_FILE = "artifact.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """One file of an artifact: POSIX path relative to its folder, size in bytes, SHA-256 in hex."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.path, "size_bytes": self.size_bytes, "sha256": self.sha256}
+
+
+def record_file(folder: Path, name: str) -> FileRecord:
+    """Measure one file of ``folder``.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / name
+    digest = sha256_file(path)
+    return FileRecord(path=name, size_bytes=path.stat().st_size, sha256=digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A model that a runtime can open.
+
+    Attributes:
+        folder: where the files are.
+        entry: the file that the runtime opens, relative to ``folder``.
+        format: ``"onnx"``, ``"torch"``, ...: what exporters make and runtimes accept.
+        dtype: precision in ONNX spelling: ``"float32"``, ``"int8"``, ...
+        files: every file that belongs to it, sorted by path.
+        inputs, outputs: the tensors at its boundary.
+        prepare: how an example becomes feeds (the task's keys: ``mean``, ``std``, ``scale``, ``layout``, ...).
+        output: ``{"name": ..., "kind": "logits" | "probs"}`` of the output that holds the answer; may be empty.
+        lineage: which model, recipe, calibration set and tool versions made it.
+        settings: session settings chosen for it (threads, graph level); may be empty.
+    """
+
+    folder: Path
+    entry: str
+    format: str
+    dtype: str
+    files: tuple[FileRecord, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    output: Mapping[str, str] = field(default_factory=dict)
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The file that the runtime opens."""
+        return self.folder / self.entry
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(f.size_bytes for f in self.files)
+
+    @property
+    def digest(self) -> str:
+        """``sha256:…`` over format, entry and the files' digests: names the bytes, not the folder."""
+        return digest_of(
+            {"format": self.format, "entry": self.entry, "files": [[f.path, f.sha256] for f in self.files]}
+        )
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size of a model that takes only one, else None."""
+        sizes = {s.shape[0] for s in self.inputs if s.shape and isinstance(s.shape[0], int)}
+        return int(next(iter(sizes))) if len(sizes) == 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": ARTIFACT_SCHEMA,
+            "digest": self.digest,
+            "format": self.format,
+            "entry": self.entry,
+            "dtype": self.dtype,
+            "size_bytes": self.size_bytes,
+            "files": [f.to_json() for f in self.files],
+            "inputs": [s.to_json() for s in self.inputs],
+            "outputs": [s.to_json() for s in self.outputs],
+            "prepare": dict(self.prepare),
+            "output": dict(self.output),
+            "lineage": dict(self.lineage),
+            "settings": dict(self.settings),
+        }
+
+    def save(self) -> None:
+        """Write ``artifact.json`` beside the files."""
+        write_json(self.folder / ARTIFACT_FILE, self.to_json())
+
+    def copy_to(self, folder: Path) -> Artifact:
+        """Copy the files into ``folder`` (which exists) and write ``artifact.json`` there."""
+        for f in self.files:
+            dst = folder / f.path
+            dst.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.folder / f.path, dst)
+        moved = replace(self, folder=folder)
+        moved.save()
+        return moved
+
+
+def load_artifact(folder: Path, *, check: bool = True) -> Artifact:
+    """Read an artifact folder back.
+
+    Args:
+        folder: holds ``artifact.json``.
+        check: also compare every file's size and SHA-256.
+
+    Raises:
+        ModelError: a file is missing, altered or outside the folder; EvidenceError: no valid artifact.json.
+    """
+    value = read_json(folder / ARTIFACT_FILE, ARTIFACT_SCHEMA)
+    try:
+        files = tuple(
+            FileRecord(path=str(f["path"]), size_bytes=int(f["size_bytes"]), sha256=str(f["sha256"]))
+            for f in value["files"]
+        )
+        artifact = Artifact(
+            folder=folder,
+            entry=str(value["entry"]),
+            format=str(value["format"]),
+            dtype=str(value["dtype"]),
+            files=files,
+            inputs=tuple(TensorSpec.from_json(s) for s in value["inputs"]),
+            outputs=tuple(TensorSpec.from_json(s) for s in value["outputs"]),
+            prepare=value.get("prepare", {}),
+            output=value.get("output", {}),
+            lineage=value.get("lineage", {}),
+            settings=value.get("settings", {}),
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise EvidenceError(
+            f"{folder / ARTIFACT_FILE} is incomplete ({e!r})", "export the model again"
+        ) from e
+    for f in artifact.files:
+        pure = PurePosixPath(f.path)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ModelError(
+                f"{folder / ARTIFACT_FILE} names the file {f.path!r} outside its folder", "do not use it"
+            )
+        if not (folder / f.path).is_file():
+            raise ModelError(f"{folder / f.path} is missing", "export the model again")
+        if check and (found := record_file(folder, f.path)) != f:
+            raise ModelError(
+                f"{folder / f.path} was altered: sha256 {found.sha256[:12]}…, recorded {f.sha256[:12]}…",
+                "export the model again",
+            )
+    return artifact

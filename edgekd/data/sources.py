@@ -1,0 +1,125 @@
+"""From a data reference to a stream of examples.
+
+References: a path (``.npz``, ``.csv``, ``.jsonl``, ``.parquet``, or a folder of images by class),
+``sklearn:digits``, ``python:package.module:factory``. A suffix picks rows: ``#START:STOP[:STEP]`` of any source,
+``#train`` (``#select``, ``#calibration``, ``#test``) of one that names splits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.data.example import Example, Source
+from edgekd.errors import DataError, UsageError
+from edgekd.files import digest_of
+from edgekd.pythonpath import python_source_digest, resolve_python
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of another source."""
+
+    source: Source
+    rows: slice
+
+    def __iter__(self) -> Iterator[Example]:
+        return itertools.islice(iter(self.source), self.rows.start, self.rows.stop, self.rows.step)
+
+    @property
+    def digest(self) -> str:
+        return digest_of([self.source.digest, self.rows.start, self.rows.stop, self.rows.step])
+
+
+def _parse_rows(text: str, reference: str) -> slice:
+    try:
+        parts = [int(p) if p else None for p in text.split(":")]
+    except ValueError:
+        parts = []
+    if (
+        len(parts) not in (2, 3)
+        or any(p is not None and p < 0 for p in parts)
+        or (len(parts) == 3 and parts[2] == 0)
+    ):
+        raise UsageError(
+            f"data {reference!r}: '#{text}' is neither rows nor a split of this source",
+            "write #START:STOP, for example #0:500",
+        )
+    return slice(*parts)
+
+
+@dataclass(frozen=True)
+class PythonSource:
+    """A source made by the user's own factory."""
+
+    reference: str
+    made: Any
+    search: Path | None
+
+    def __iter__(self) -> Iterator[Example]:
+        for row, item in enumerate(self.made):
+            if not isinstance(item, Example):
+                raise DataError(
+                    f"{self.reference} yielded a {type(item).__name__} at row {row}",
+                    "yield edgekd.data.Example objects",
+                )
+            yield item
+
+    @property
+    def digest(self) -> str:
+        own = getattr(self.made, "digest", None)
+        return digest_of([self.reference, python_source_digest(self.reference, self.search), own])
+
+
+def open_source(reference: str, base: Path | None = None) -> Source:
+    """Open a data set by reference; nothing is read but headers until it is iterated.
+
+    Args:
+        reference: see the module's docstring.
+        base: the folder that relative paths and ``python:`` modules are looked for in.
+
+    Raises:
+        UsageError: a reference of no known form; DataError: a file that is missing or damaged.
+    """
+    body, hash_, selection = reference.partition("#")
+    if body.startswith("python:"):
+        factory = resolve_python(body, base)
+        made = factory() if callable(factory) else factory
+        source: Source = PythonSource(body, made, base)
+    elif body.startswith("sklearn:"):
+        from edgekd.data.digits import open_sklearn
+
+        return _select(open_sklearn(body, selection), "" if selection.isalpha() else selection, reference)
+    else:
+        source = _open_path(body, base)
+    return _select(source, selection if hash_ else "", reference)
+
+
+def _select(source: Source, selection: str, reference: str) -> Source:
+    return Rows(source, _parse_rows(selection, reference)) if selection else source
+
+
+def _open_path(body: str, base: Path | None) -> Source:
+    path = Path(body) if base is None else base / body
+    if not path.exists():
+        raise DataError(f"data {path} does not exist", "check the path (relative paths start at the recipe)")
+    if path.is_dir():
+        from edgekd.data.images import ImageFolder
+
+        return ImageFolder(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        from edgekd.data.npz import NpzSource
+
+        return NpzSource(path)
+    if suffix in (".csv", ".jsonl", ".parquet"):
+        from edgekd.data.tables import TableSource
+
+        return TableSource(path)
+    raise UsageError(
+        f"data {path} has the unknown ending {suffix!r}",
+        "use .npz, .csv, .jsonl, .parquet, an image folder, sklearn:digits or python:module:factory",
+    )

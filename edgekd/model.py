@@ -1,0 +1,119 @@
+"""The Model noun: a torch module on disk, as safetensors weights plus a ``model.json`` that can rebuild it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekd.artifact import Artifact, record_file
+from edgekd.errors import EvidenceError, ModelError
+from edgekd.files import read_json, write_json
+from edgekd.spec import TensorSpec
+
+MODEL_SCHEMA = "edgekd.model/1"
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "student.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A teacher or student as a torch module.
+
+    Attributes:
+        folder: holds ``model.json`` and the weights.
+        factory: ``zoo:NAME`` or ``python:module:function``, which builds the module without weights.
+        factory_source: folder put on the import path for a ``python:`` factory; may be empty.
+        weights: file name of the safetensors weights.
+        parameters: number of trainable values.
+        inputs, outputs, prepare, output, lineage: as in :class:`edgekd.artifact.Artifact`.
+    """
+
+    folder: Path
+    name: str
+    factory: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: int
+    weights: str = WEIGHTS_FILE
+    factory_source: str = ""
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    output: Mapping[str, str] = field(default_factory=dict)
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": MODEL_SCHEMA,
+            "name": self.name,
+            "factory": self.factory,
+            "factory_source": self.factory_source,
+            "weights": self.weights,
+            "weights_sha256": record_file(self.folder, self.weights).sha256,
+            "parameters": self.parameters,
+            "inputs": [s.to_json() for s in self.inputs],
+            "outputs": [s.to_json() for s in self.outputs],
+            "prepare": dict(self.prepare),
+            "output": dict(self.output),
+            "lineage": dict(self.lineage),
+        }
+
+    def save(self) -> None:
+        """Write ``model.json``; the weights must be there already."""
+        write_json(self.folder / MODEL_FILE, self.to_json())
+
+    def as_artifact(self) -> Artifact:
+        """The same files seen by a runtime of format ``torch``.
+
+        Only the weights carry the size: ``model.json`` is our own bookkeeping.
+        """
+        return Artifact(
+            folder=self.folder,
+            entry=MODEL_FILE,
+            format="torch",
+            dtype="float32",
+            files=(record_file(self.folder, self.weights),),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            prepare=self.prepare,
+            output=self.output,
+            lineage={**self.lineage, "factory": self.factory},
+        )
+
+
+def load_model(folder: Path) -> Model:
+    """Read a model folder back.
+
+    Raises:
+        EvidenceError: no valid ``model.json``; ModelError: the weights are missing or altered.
+    """
+    value = read_json(folder / MODEL_FILE, MODEL_SCHEMA)
+    try:
+        model = Model(
+            folder=folder,
+            name=str(value["name"]),
+            factory=str(value["factory"]),
+            factory_source=str(value.get("factory_source", "")),
+            weights=str(value["weights"]),
+            parameters=int(value["parameters"]),
+            inputs=tuple(TensorSpec.from_json(s) for s in value["inputs"]),
+            outputs=tuple(TensorSpec.from_json(s) for s in value["outputs"]),
+            prepare=value.get("prepare", {}),
+            output=value.get("output", {}),
+            lineage=value.get("lineage", {}),
+        )
+        wanted = str(value["weights_sha256"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise EvidenceError(f"{folder / MODEL_FILE} is incomplete ({e!r})", "write the model again") from e
+    if Path(model.weights).name != model.weights:
+        raise ModelError(
+            f"{folder / MODEL_FILE} names weights outside its folder: {model.weights!r}", "do not use it"
+        )
+    if not (folder / model.weights).is_file():
+        raise ModelError(f"{folder / model.weights} is missing", "train or export the model again")
+    if (found := record_file(folder, model.weights).sha256) != wanted:
+        raise ModelError(
+            f"{folder / model.weights} was altered: sha256 {found[:12]}…, recorded {wanted[:12]}…",
+            "train or export the model again",
+        )
+    return model

@@ -1,0 +1,362 @@
+"""The Recipe noun: what the user asked for, as YAML, validated and frozen.
+
+Unknown keys, wrong types and duplicate keys are refused by file, line and key. Reading a recipe runs nothing and
+writes nothing; ``${NAME}`` and ``${NAME:-default}`` are filled in from the environment that the caller passes, and
+the filled-in text is what the run keeps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from edgekd.errors import RecipeError
+
+SPLITS = ("train", "calibration", "select", "test")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskBlock(_Block):
+    """``task:`` data and metric."""
+
+    kind: str = "classification"
+    metric: str = "top1"
+    data: dict[Literal["train", "calibration", "select", "test"], str]
+    output: str = ""
+
+    @field_validator("data")
+    @classmethod
+    def _needs_test(cls, value: dict[str, str]) -> dict[str, str]:
+        if "test" not in value:
+            raise ValueError("needs a `test` split to judge on")
+        return value
+
+
+class TrainBlock(_Block):
+    """Training of a teacher (``teacher.train``) or a student (``distill``)."""
+
+    epochs: Annotated[int, Field(ge=1)] = 20
+    batch: Annotated[int, Field(ge=1)] = 128
+    lr: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    warmup: Fraction = 0.1
+    augment: list[Literal["crop2", "crop4", "shift1", "flip"]] = []
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class DistillBlock(TrainBlock):
+    """``distill:`` how the student learns from the teacher."""
+
+    method: Literal["logits", "labels"] = "logits"
+    temperature: Positive = 4.0
+    alpha: Fraction = 0.9
+
+
+class TeacherBlock(_Block):
+    """``teacher:`` a model reference, and optionally weights, preprocessing and (further) training."""
+
+    model: str
+    weights: str = ""
+    prepare: dict[str, Any] = {}
+    train: TrainBlock | None = None
+
+
+class StudentBlock(_Block):
+    """``student:`` a model reference; ``naive`` also trains so many without the teacher, as a control."""
+
+    model: str
+    weights: str = ""
+    prepare: dict[str, Any] = {}
+    naive: Annotated[int, Field(ge=0, le=20)] = 0
+
+
+class TargetBlock(_Block):
+    """A target that may be absent: ``{target: cuda:tensorrt, required: false}``."""
+
+    target: str
+    required: bool = True
+
+
+class MeasureBlock(_Block):
+    """``measure:`` how latency is measured."""
+
+    scenario: Literal["single-stream"] = "single-stream"
+    batch: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1)] = 1
+    timeout_s: Positive = 300.0
+    memory_limit_mib: Positive | None = None
+
+
+class AccuracyGate(_Block):
+    """``gates.accuracy``: how far below its reference the student may be, as a fraction."""
+
+    against: Literal["teacher"] = "teacher"
+    max_drop: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+
+class LatencyGate(_Block):
+    """``gates.latency``: greatest ratio student / teacher."""
+
+    against: Literal["teacher"] = "teacher"
+    max_ratio: Positive
+
+
+class RegressionGate(_Block):
+    """``gates.regression``: how much slower than a baseline artifact, measured again beside the student."""
+
+    baseline: str
+    max_regression: Annotated[float, Field(ge=0)] = 0.02
+
+
+class SizeGate(_Block):
+    """``gates.size``: greatest size of the shipped files, absolute or against the teacher's."""
+
+    max_mib: Positive | None = None
+    max_ratio: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> SizeGate:
+        if (self.max_mib is None) == (self.max_ratio is None):
+            raise ValueError("give one of `max_mib` and `max_ratio`")
+        return self
+
+
+class GatesBlock(_Block):
+    """``gates:`` the limits; also a policy file of its own."""
+
+    accuracy: AccuracyGate | None = None
+    latency: LatencyGate | None = None
+    regression: RegressionGate | None = None
+    size: SizeGate | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return tuple(n for n in type(self).model_fields if getattr(self, n) is not None)
+
+
+class ReleaseBlock(_Block):
+    """``release:`` which formats go into the bundle."""
+
+    formats: list[str] = ["onnx"]
+
+
+class Recipe(_Block):
+    """A whole recipe; see the fields' blocks."""
+
+    edgekd: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    task: TaskBlock
+    teacher: TeacherBlock
+    student: StudentBlock
+    distill: DistillBlock | None = None
+    quantize: Annotated[list[str], Field(min_length=1)] = ["float32", "int8"]
+    export: Annotated[list[str], Field(min_length=1)] = ["onnx"]
+    targets: Annotated[list[str | TargetBlock], Field(min_length=1)] = ["cpu:onnxruntime"]
+    shapes: dict[str, list[str]] = {}
+    measure: MeasureBlock = MeasureBlock()
+    gates: GatesBlock
+    provenance: dict[str, Any] = {}
+    release: ReleaseBlock = ReleaseBlock()
+
+    @field_validator("quantize")
+    @classmethod
+    def _dtypes(cls, value: list[str]) -> list[str]:
+        for dtype in value:
+            if dtype not in ("float32", "int8"):
+                raise ValueError(f"'{dtype}' is not a precision of this version; choose float32 or int8")
+        if len(set(value)) != len(value):
+            raise ValueError("names a precision twice")
+        return value
+
+    @field_validator("gates")
+    @classmethod
+    def _some_gate(cls, value: GatesBlock) -> GatesBlock:
+        if not value.asked:
+            raise ValueError("asks no gate; give at least one of accuracy, latency, regression, size")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recipe:
+        if self.distill is not None and "train" not in self.task.data:
+            raise ValueError("`distill` needs task.data.train")
+        if "int8" in self.quantize and not ({"calibration", "train"} & set(self.task.data)):
+            raise ValueError("int8 needs task.data.calibration (or train)")
+        if len(self.quantize) * len(self.export) > 1 and "select" not in self.task.data:
+            raise ValueError(
+                "several candidates need task.data.select: what is chosen by looking is not judged on it"
+            )
+        if self.student.naive and self.distill is None:
+            raise ValueError(
+                "student.naive needs `distill`: a control is trained like the student, without the teacher"
+            )
+        if self.distill is None and not self.student.weights and self.student.model.startswith("zoo:"):
+            raise ValueError("a zoo student needs `distill` or student.weights")
+        if self.teacher.model.startswith("zoo:") and not self.teacher.weights and self.teacher.train is None:
+            raise ValueError("a zoo teacher needs teacher.weights or teacher.train")
+        return self
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, (str, int, float, bool)):
+            raise yaml.constructor.ConstructorError(
+                None, None, "keys must be plain text", key_node.start_mark
+            )
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key '{key}' is given twice", key_node.start_mark
+            )
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _expand(text: str, environ: Mapping[str, str], path: Path) -> str:
+    def fill(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        value = environ.get(name) or default
+        if value is None:
+            raise RecipeError(f"{path}: ${{{name}}} is not set", f"set the environment variable {name}")
+        return value
+
+    return _VARIABLE.sub(fill, text)
+
+
+def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
+    """Line (from 1) of a key path in a composed document; of its nearest ancestor where it is absent."""
+    line = 1
+    for step in location:
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in node.value:
+                if str(key_node.value) == str(step):
+                    node, line = value_node, key_node.start_mark.line + 1
+                    break
+            else:
+                break
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+
+
+def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Keys that are allowed in the block around ``location``."""
+    for step in location[:-1]:
+        info = model.model_fields.get(str(step))
+        candidates = [] if info is None else [info.annotation, *getattr(info.annotation, "__args__", ())]
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _refuse(
+    error: ValidationError, path: Path, root: yaml.Node | None, model: type[BaseModel]
+) -> RecipeError:
+    first = error.errors()[0]
+    location = tuple(
+        s for s in first["loc"] if not (isinstance(s, str) and s in ("str", "TargetBlock", "[key]"))
+    )
+    key = ".".join(map(str, location)) or "the recipe"
+    where = f"{path}:{_line_of(root, location)}"
+    if first["type"] == "extra_forbidden":
+        return RecipeError(
+            f"{where}: unknown key '{key}'", _nearest(str(location[-1]), _known_keys(model, location))
+        )
+    if first["type"] == "missing":
+        return RecipeError(
+            f"{where}: '{key}' is missing", "see docs/recipe.md, or `edgekd init` for one that runs"
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    return RecipeError(f"{where}: '{key}': {message}{shown}", "see docs/recipe.md")
+
+
+def _parse(path: Path, environ: Mapping[str, str], model: type[_Block], unwrap: str) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise RecipeError(
+            f"cannot read {path}: {e.strerror}", "check the path, or write one with `edgekd init`"
+        ) from e
+    except UnicodeDecodeError as e:
+        raise RecipeError(f"{path} is not UTF-8 text ({e.reason})", "is this a recipe?") from e
+    text = _expand(text, environ, path)
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(f"{where}: {e.problem or e.context}", "mend the YAML") from e
+    except (yaml.YAMLError, RecursionError, ValueError) as e:
+        raise RecipeError(f"{path} is not YAML ({e})", "mend the file") from e
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"{path}:1: expected keys and values, got {type(value).__name__}", "see docs/recipe.md"
+        )
+    if unwrap and set(value) == {unwrap} and isinstance(root, yaml.MappingNode):
+        value, root = value[unwrap], root.value[0][1]
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        raise _refuse(e, path, root, model) from e
+
+
+def load_recipe(path: Path, environ: Mapping[str, str]) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: a YAML file.
+        environ: what ``${NAME}`` is filled in from.
+
+    Raises:
+        RecipeError: unreadable, not YAML, an unknown, missing or wrong key; names file, line and key.
+    """
+    recipe: Recipe = _parse(path, environ, Recipe, "")
+    return recipe
+
+
+def load_policy(path: Path, environ: Mapping[str, str]) -> GatesBlock:
+    """Read a policy file: a recipe's ``gates:`` block, with or without the word ``gates:`` around it.
+
+    Raises:
+        RecipeError: as :func:`load_recipe`, or no gate asked.
+    """
+    policy: GatesBlock = _parse(path, environ, GatesBlock, "gates")
+    if not policy.asked:
+        raise RecipeError(f"{path} asks no gate", "give at least one of accuracy, latency, regression, size")
+    return policy

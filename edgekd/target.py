@@ -1,0 +1,152 @@
+"""Targets: ``device:runtime[+provider]``, and the protocols of the runtimes and exporters behind them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from edgekd.artifact import Artifact
+from edgekd.data.example import Array
+from edgekd.errors import UsageError
+from edgekd.model import Model
+from edgekd.quantize.config import QuantConfig
+from edgekd.spec import TensorSpec
+
+_TARGET = re.compile(
+    r"^(?P<device>[A-Za-z0-9_./-]+):(?P<runtime>[a-z0-9_-]+)(?:\+(?P<provider>[A-Za-z0-9_-]+))?$"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A place to run: device x runtime x provider.
+
+    Attributes:
+        device: ``cpu`` in this version.
+        runtime: a runtime plugin's name, e.g. ``onnxruntime``.
+        provider: the execution provider asked for; empty means the runtime's own for that device.
+        required: False makes an absent target ``not_run`` instead of inconclusive.
+    """
+
+    device: str
+    runtime: str
+    provider: str = ""
+    required: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.device}:{self.runtime}" + (f"+{self.provider}" if self.provider else "")
+
+
+def parse_target(text: str, *, required: bool = True) -> Target:
+    """Read ``device:runtime[+provider]``.
+
+    >>> str(parse_target("cpu:onnxruntime"))
+    'cpu:onnxruntime'
+
+    Raises:
+        UsageError: not of that form.
+    """
+    match = _TARGET.match(text)
+    if match is None:
+        raise UsageError(
+            f"target {text!r} is not of the form device:runtime[+provider]", "for example cpu:onnxruntime"
+        )
+    return Target(
+        device=match["device"], runtime=match["runtime"], provider=match["provider"] or "", required=required
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """How a session is opened.
+
+    Attributes:
+        device, provider: of the target.
+        threads: intra-op threads, >= 1.
+        settings: further settings of the runtime (graph level, arena); plain data.
+    """
+
+    device: str = "cpu"
+    provider: str = ""
+    threads: int = 1
+    settings: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What a session really uses, read back after opening it.
+
+    Attributes:
+        device, provider, threads: as found, not as asked.
+        runtime: name and version, e.g. ``onnxruntime 1.31.1``.
+        detail: whatever else identifies the build.
+    """
+
+    device: str
+    provider: str
+    runtime: str
+    threads: int
+    detail: Mapping[str, Any]
+
+
+@runtime_checkable
+class Session(Protocol):
+    """An opened model."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    placement: Placement
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once; output name -> array."""
+        ...
+
+    def bind(self, feeds: Mapping[str, Array]) -> Callable[[], object]:
+        """Bind inputs (and outputs) now; the result runs once per call and keeps its outputs alive."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """A runtime plugin: opens artifacts of its formats."""
+
+    name: str
+    formats: tuple[str, ...]
+
+    def unavailable(self, device: str, provider: str) -> str:
+        """Why this machine cannot run it, with the fix; empty when it can."""
+        ...
+
+    def open(self, path: Path, options: SessionOptions) -> Session:
+        """Open a model file.
+
+        Raises:
+            ModelError: it cannot be opened; TargetUnavailableError: another provider than asked for was used.
+        """
+        ...
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """An exporter plugin: writes one format."""
+
+    format: str
+
+    def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
+        """Write ``model`` into the existing folder ``out`` and return the artifact, parity checked."""
+        ...
+
+    def quantize(
+        self, artifact: Artifact, config: QuantConfig, feeds: Iterable[Mapping[str, Array]], out: Path
+    ) -> Artifact:
+        """Write a quantized twin of ``artifact`` into the existing folder ``out``."""
+        ...
+
+    def read(self, path: Path, outputs: Sequence[str] = ()) -> Artifact:
+        """A file of this format from outside, as an artifact (nothing is written)."""
+        ...
