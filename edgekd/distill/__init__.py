@@ -1,0 +1,6 @@
+"""Distillation: from a teacher and data to a student :class:`edgekd.model.Model`."""
+
+from edgekd.distill.config import TrainConfig
+from edgekd.distill.student import prepare_training_set, train_model
+
+__all__ = ["TrainConfig", "prepare_training_set", "train_model"]

@@ -1,0 +1,111 @@
+"""Train one network and leave it as a ``model.json`` folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.data.example import Array
+from edgekd.distill.config import TrainConfig
+from edgekd.distill.train import Progress, TrainingSet, train
+from edgekd.errors import DataError
+from edgekd.lazy import require
+from edgekd.model import Model
+from edgekd.tasks import ModelIO, Task
+
+
+def prepare_training_set(task: Task, split: str, student: ModelIO, teacher: ModelIO | None) -> TrainingSet:
+    """Prepare every example of ``split`` once, for the student and (where it prepares otherwise) the teacher.
+
+    Raises:
+        DataError: no examples, or one without a whole-number label.
+    """
+    same = teacher is not None and (teacher.inputs, teacher.prepare, teacher.rename) == (
+        student.inputs, student.prepare, student.rename,
+    )  # fmt: skip
+    own: dict[str, list[Array]] = {s.name: [] for s in student.inputs}
+    theirs: dict[str, list[Array]] = (
+        {s.name: [] for s in teacher.inputs} if teacher is not None and not same else {}
+    )
+    labels: list[int] = []
+    for example in task.examples(split):
+        if not isinstance(example.label, (int, np.integer)):
+            raise DataError(
+                f"training example {example.id} has the label {example.label!r}", "give whole numbers from 0"
+            )
+        if same and any(n.startswith(("teacher.", "student.")) for n in example.inputs):
+            same = False
+            if labels or teacher is None:
+                raise DataError(
+                    f"example {example.id} has other arrays than those before it", "give all rows alike"
+                )
+            theirs = {s.name: [] for s in teacher.inputs}
+        for name, feed in task.prepare(example, student).items():
+            own[name].append(feed[0])
+        if teacher is not None and theirs:
+            for name, feed in task.prepare(example, teacher).items():
+                theirs[name].append(feed[0])
+        labels.append(int(example.label))
+    if not labels:
+        raise DataError(f"the split '{split}' is empty", "check the recipe's task.data")
+    stacked = {k: np.stack(v) for k, v in own.items()}
+    teacher_side: Mapping[str, Array] = {}
+    if teacher is not None:
+        teacher_side = stacked if same else {k: np.stack(v) for k, v in theirs.items()}
+    return TrainingSet(student=stacked, labels=np.asarray(labels, np.int64), teacher=teacher_side)
+
+
+def train_model(
+    *,
+    factory: str,
+    search: Path | None,
+    init: Path | None,
+    prepare: Mapping[str, Any],
+    name: str,
+    task: Task,
+    config: TrainConfig,
+    teacher: Model | None,
+    out: Path,
+    resume: Path,
+    lineage: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> Model:
+    """Train a network from ``init`` weights (or from the seed) and write it to ``out``.
+
+    Args:
+        factory: ``zoo:NAME`` or ``python:module:function``.
+        init: safetensors to start from; None draws them from ``config.seed``.
+        teacher: the source of soft targets where ``config.method`` is ``logits``.
+        out: an existing, empty folder.
+        resume: a folder that outlives a kill.
+
+    Raises:
+        UsageError, ModelError, DataError: as the steps inside say.
+    """
+    require("torch", extra="torch", purpose="training a network")
+    from edgekd_torch.modules import Seeded, describe, load_module, load_weights, write_model
+
+    entry = describe(factory, search)
+    module = Seeded(config.seed).build(entry)
+    if init is not None:
+        load_weights(module, init)
+    own_io = ModelIO(
+        role="student", inputs=entry.inputs, outputs=entry.outputs, prepare=dict(prepare) or entry.prepare
+    )
+    soft = teacher if config.method == "logits" else None
+    teacher_io = (
+        ModelIO(role="teacher", inputs=soft.inputs, outputs=soft.outputs, prepare=soft.prepare)
+        if soft
+        else None
+    )
+    data = prepare_training_set(task, "train", own_io, teacher_io)
+    losses = train(
+        module, load_module(soft) if soft else None, data, config, resume=resume, progress=progress
+    )
+    return write_model(
+        module, entry, folder=out, name=name, factory=factory, search=search, prepare=prepare,
+        lineage={**lineage, "training": config.to_json(), "losses": losses},
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The line itself: composes the rooms, stage by stage."""

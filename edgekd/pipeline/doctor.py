@@ -1,0 +1,138 @@
+"""What works on this machine: each capability probed, with the evidence and the command that would mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.errors import EdgeKDError
+from edgekd.evidence.run import AbsentTarget
+from edgekd.measure import ledger
+from edgekd.pipeline.targets import resolve_target
+from edgekd.plugins import list_plugins
+from edgekd.stages import default_cache_root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One capability: ``state`` is ``ok``, ``missing``, ``broken`` or ``not applicable``."""
+
+    name: str
+    state: str
+    evidence: str
+    fix: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+#: (name, distribution, extra, what it is for)
+_PACKAGES = (
+    ("torch", "torch", "torch", "training and export"),
+    ("onnx", "onnx", "", "reading ONNX files"),
+    ("onnxruntime", "onnxruntime", "ort", "running and quantizing ONNX models"),
+    ("scikit-learn", "scikit-learn", "data", "sklearn:digits"),
+    ("pillow", "pillow", "data", "image folders"),
+    ("pyarrow", "pyarrow", "data", ".parquet"),
+    ("optimum", "optimum", "hf", "exporting Hugging Face models (a later version)"),
+    ("tensorrt", "tensorrt", "tensorrt", "building engines (a later version)"),
+)
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name, distribution, extra, purpose in _PACKAGES:
+        try:
+            version = importlib.metadata.version(distribution)
+            found.append(Finding(name=name, state="ok", evidence=f"{version}, for {purpose}"))
+        except importlib.metadata.PackageNotFoundError:
+            fix = f"pip install 'edgekd[{extra}]'" if extra else "pip install edgekd"
+            found.append(
+                Finding(name=name, state="missing", evidence=f"not installed; for {purpose}", fix=fix)
+            )
+    try:
+        importlib.metadata.version("onnxruntime-gpu")
+        importlib.metadata.version("onnxruntime")
+        found.append(
+            Finding(
+                name="onnxruntime-gpu",
+                state="broken",
+                evidence="installed beside onnxruntime: they own one folder, and the CPU one hides the CUDA provider",
+                fix="pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            )
+        )
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return found
+
+
+def examine_target(text: str) -> Finding:
+    """Whether a target can be used, by asking its runtime.
+
+    Raises:
+        UsageError: unknown.
+    """
+    found = resolve_target(text)
+    if isinstance(found, AbsentTarget):
+        return Finding(name=text, state="missing", evidence=found.reason)
+    return Finding(name=text, state="ok", evidence=f"opens {', '.join(found.runtime_paths)}")
+
+
+def _meters() -> list[Finding]:
+    entries = ledger.ledger_between(ledger.snapshot((0,)), ledger.snapshot((0,)))
+    rapl = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+    readings = {
+        "steal": entries["steal"] is not None or bool(entries["idle"]),
+        "pressure (PSI)": entries["pressure_some"] is not None,
+        "cgroup throttling": entries["throttled_us"] is not None,
+        "CPU frequency": entries["clock_mhz"] is not None,
+        "temperature": entries["temperature_c"] is not None,
+        "energy (RAPL)": rapl.is_file() and os.access(rapl, os.R_OK),
+    }
+    absent = "the system does not offer it: the ledger says so, nothing is guessed"
+    return [
+        Finding(
+            name=name,
+            state="ok" if there else "not applicable",
+            evidence="read while measuring" if there else absent,
+        )
+        for name, there in readings.items()
+    ]
+
+
+def examine() -> list[Finding]:
+    """Every probe, in the order it is printed."""
+    machine = ledger.machine()
+    findings = [
+        Finding(
+            name="machine",
+            state="ok",
+            evidence=f"{machine['cpu']}, {machine['cpus']} CPUs, Python {machine['python']}, {machine['system']}",
+        )
+    ]
+    findings += _packages()
+    for runtime in list_plugins("edgekd.runtimes"):
+        for device in ("cpu", "cuda"):
+            try:
+                findings.append(examine_target(f"{device}:{runtime}"))
+            except EdgeKDError as e:
+                findings.append(
+                    Finding(name=f"{device}:{runtime}", state="broken", evidence=e.what, fix=e.fix)
+                )
+    findings += _meters()
+    root = default_cache_root(os.environ)
+    writable = os.access(
+        root if root.exists() else root.parent if root.parent.exists() else Path.home(), os.W_OK
+    )
+    findings.append(
+        Finding(
+            name="cache",
+            state="ok" if writable else "broken",
+            evidence=str(root),
+            fix="" if writable else "set EDGEKD_CACHE to a folder that can be written",
+        )
+    )
+    return findings

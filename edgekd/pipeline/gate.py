@@ -1,0 +1,143 @@
+"""``edgekd gate --teacher T --student S --data D``: collect what was asked, judge it, leave a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import edgekd
+from edgekd.errors import DataError, UsageError
+from edgekd.evidence import Evaluation
+from edgekd.evidence.run import AbsentTarget, Candidate, Run
+from edgekd.files import building
+from edgekd.gates.verdict import Verdict
+from edgekd.measure import ledger
+from edgekd.pipeline.candidates import Job
+from edgekd.pipeline.collect import Feeds
+from edgekd.pipeline.folder import RunFolder, check_out
+from edgekd.pipeline.opening import runnable
+from edgekd.pipeline.run import finish, judge_target, utc_now
+from edgekd.pipeline.targets import resolve_target
+from edgekd.recipe import GatesBlock, MeasureBlock
+from edgekd.stages import StageStore
+from edgekd.tasks import TaskSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateRequest:
+    """What the command line asked.
+
+    Attributes:
+        student, teacher, baseline: model references; teacher and baseline may be empty.
+        weights: role -> safetensors of a ``zoo:`` or ``python:`` reference.
+        policy: the gates asked.
+        data: a data reference; empty where only latency or size is asked.
+        output: role -> ``{"name", "kind"}``; rename: role -> model input -> array.
+        first_run: accept that the baseline does not exist yet.
+    """
+
+    student: str
+    policy: GatesBlock
+    teacher: str = ""
+    baseline: str = ""
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    teacher_evaluation: Evaluation | None = None
+    data: str = ""
+    task_kind: str = "classification"
+    metric: str = ""
+    target: str = "cpu:onnxruntime"
+    measure: MeasureBlock = field(default_factory=MeasureBlock)
+    shapes: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    output: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    rename: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    first_run: bool = False
+    remeasure: bool = False
+    name: str = "gate"
+
+
+def _check_asked(request: GateRequest) -> None:
+    policy = request.policy
+    if not policy.asked:
+        raise UsageError(
+            "no gate was asked",
+            "give --data (accuracy), --max-latency-ratio, --max-regression or --max-size-mib",
+        )
+    if policy.accuracy is not None and not request.data:
+        raise UsageError("--max-accuracy-drop needs labelled data", "give --data D.npz")
+    has_teacher = bool(request.teacher) or request.teacher_evaluation is not None
+    if policy.accuracy is not None and not has_teacher:
+        raise UsageError(
+            "an accuracy gate needs a teacher", "give --teacher T.onnx (or --teacher-evaluation)"
+        )
+    if policy.latency is not None and not request.teacher:
+        raise UsageError("--max-latency-ratio needs a teacher that runs here", "give --teacher T.onnx")
+    if policy.size is not None and policy.size.max_ratio is not None and not request.teacher:
+        raise UsageError("a size ratio needs a teacher", "give --teacher T.onnx, or --max-size-mib")
+
+
+def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict:
+    """Collect evidence for one student on one target, judge it, and leave a run folder at ``out``.
+
+    Raises:
+        EdgeKDError: as the steps say; ``out`` is then as it was.
+    """
+    _check_asked(request)
+    check_out(out)
+    target = resolve_target(request.target)
+    task = None
+    digests: dict[str, str] = {}
+    if request.data:
+        task = TaskSpec(
+            kind=request.task_kind, metric=request.metric, data={"test": request.data}, base=str(Path.cwd())
+        )
+        digests["test"] = task.split_digest("test")
+    stored = request.teacher_evaluation
+    if stored is not None and digests and stored.data != digests["test"]:
+        raise DataError(
+            "the stored teacher evaluation was made on other data than --data",
+            "evaluate the teacher again on this data (`edgekd eval`)",
+        )
+    with building(out) as root:
+        folder = RunFolder(root)
+        candidates: list[Candidate] = []
+        selected: dict[str, str] = {}
+        absent: tuple[AbsentTarget, ...] = ()
+        state = ""
+        if isinstance(target, AbsentTarget):
+            absent = (target,)
+        else:
+            student = runnable(request.student, "student", request.weights, target, store)
+            teacher = (
+                runnable(request.teacher, "teacher", request.weights, target, store)
+                if request.teacher
+                else None
+            )
+            regression = None
+            if request.policy.regression is not None:
+                if not Path(request.baseline).exists() and request.first_run:
+                    state = "first-run"
+                else:
+                    regression = (
+                        "baseline",
+                        runnable(request.baseline, "baseline", request.weights, target, store),
+                    )
+                    state = "present"
+            if teacher is not None:
+                folder.add_artifact("teacher", teacher)
+            job = Job(
+                target=target, policy=request.policy, task=task, digests=digests,
+                feeds=Feeds(task=task, shapes=request.shapes, rename=request.rename), measure=request.measure,
+                store=store, folder=folder, teacher=("teacher", teacher) if teacher else None,
+                teacher_evaluation=stored, regression=regression, output=request.output, rename=request.rename,
+                search=(Path.cwd(),), remeasure=request.remeasure,
+            )  # fmt: skip
+            digest, candidates = judge_target(job, [("student", student)])
+            selected[str(target.target)] = digest
+        run = Run(
+            name=request.name, policy=request.policy.model_dump(mode="json", exclude_none=True),
+            artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=absent,
+            regression_baseline=state, environment=ledger.machine(), collected_at=utc_now(),
+            edgekd=edgekd.__version__,
+        )  # fmt: skip
+        return finish(folder, run, request.policy)

@@ -1,0 +1,35 @@
+"""From a model reference to an artifact that a target opens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgekd.artifact import Artifact
+from edgekd.errors import UsageError
+from edgekd.model import Model
+from edgekd.models import open_reference
+from edgekd.pipeline.artifacts import export_model
+from edgekd.pipeline.targets import ResolvedTarget
+from edgekd.stages import StageStore
+
+
+def runnable(
+    reference: str, role: str, weights: Mapping[str, Path], target: ResolvedTarget, store: StageStore
+) -> Artifact:
+    """A reference as an artifact that the target opens; torch models are exported where it cannot open them.
+
+    Raises:
+        ModelError: missing or damaged; UsageError: no way to that runtime's format.
+    """
+    opened = open_reference(reference, weights=weights.get(role), base=Path.cwd(), store=store)
+    if isinstance(opened, Model):
+        if "torch" in target.runtime_paths:
+            return opened.as_artifact()
+        return export_model(opened, next(iter(target.runtime_paths)), {}, store, f"export {role}")
+    if opened.format not in target.runtime_paths:
+        raise UsageError(
+            f"{target.target} opens {', '.join(target.runtime_paths)}, the {role} {reference} is {opened.format}",
+            "export it for that runtime, or choose another --target",
+        )
+    return opened
