@@ -1,0 +1,103 @@
+"""Messages between parent and child: JSON plus arrays, framed with length and checksum.
+
+A frame is ``b"EKD1"``, the payload's length (u64) and CRC-32 (u32), little-endian; the payload is the JSON's length
+(u32), the JSON, and the arrays' bytes one after another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekd.data.example import Array
+
+_MAGIC = b"EKD1"
+_HEAD = struct.Struct("<4sQI")
+#: A reply larger than this is garbage, not a reply.
+MAX_PAYLOAD_BYTES = 1 << 32
+
+
+class WireError(Exception):
+    """A frame that is not whole: wrong magic, length or checksum."""
+
+
+class WireTimeoutError(Exception):
+    """The other side said nothing in time."""
+
+
+class WireClosedError(Exception):
+    """The other side closed the pipe."""
+
+
+def encode(message: dict[str, Any], arrays: Sequence[Array] = ()) -> bytes:
+    """One frame."""
+    whole = [np.ascontiguousarray(a) for a in arrays]
+    body = {"message": message, "arrays": [{"dtype": a.dtype.str, "shape": list(a.shape)} for a in whole]}
+    text = json.dumps(body, allow_nan=True).encode()
+    payload = struct.pack("<I", len(text)) + text + b"".join(a.tobytes() for a in whole)
+    return _HEAD.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload
+
+
+def send(fd: int, message: dict[str, Any], arrays: Sequence[Array] = ()) -> None:
+    """Write one frame to a file descriptor, however many writes that takes.
+
+    Raises:
+        BrokenPipeError: the other side is gone.
+    """
+    view = memoryview(encode(message, arrays))
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _read_exactly(fd: int, count: int, deadline: float | None) -> bytes:
+    parts: list[bytes] = []
+    while count:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            # poll() blocks in the kernel: waiting costs the parent no CPU time.
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            if left <= 0 or not poll.poll(left * 1000):
+                raise WireTimeoutError
+        part = os.read(fd, min(count, 1 << 20))
+        if not part:
+            raise WireClosedError
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def receive(fd: int, timeout_s: float | None = None) -> tuple[dict[str, Any], list[Array]]:
+    """Read one frame.
+
+    Raises:
+        WireTimeoutError, WireClosedError, WireError.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    magic, length, checksum = _HEAD.unpack(_read_exactly(fd, _HEAD.size, deadline))
+    if magic != _MAGIC or length > MAX_PAYLOAD_BYTES:
+        raise WireError(f"a frame starts with {magic!r}")
+    payload = _read_exactly(fd, length, deadline)
+    if zlib.crc32(payload) != checksum:
+        raise WireError("a frame's checksum is wrong")
+    try:
+        (text_length,) = struct.unpack_from("<I", payload)
+        body = json.loads(payload[4 : 4 + text_length])
+        offset = 4 + text_length
+        arrays: list[Array] = []
+        for spec in body["arrays"]:
+            dtype = np.dtype(spec["dtype"])
+            count = int(np.prod(spec["shape"], dtype=np.int64))
+            arrays.append(np.frombuffer(payload, dtype, count, offset).reshape(spec["shape"]))
+            offset += count * dtype.itemsize
+        return dict(body["message"]), arrays
+    except (ValueError, KeyError, TypeError, struct.error) as e:
+        raise WireError(f"a frame's payload is damaged ({e})") from e

@@ -1,0 +1,142 @@
+"""``edgekd gate``: judge a stored run, or collect evidence for two models and judge it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from edgekd.cli import judging, options
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        metavar="RUN",
+        nargs="?",
+        type=Path,
+        help="a run folder: judge its stored evidence again, running nothing",
+    )
+    parser.add_argument("--policy", metavar="F", type=Path, help="a recipe's gates block to judge under")
+    models = parser.add_argument_group("models to judge without a recipe")
+    models.add_argument("--student", metavar="S", help="the model that may ship")
+    models.add_argument("--teacher", metavar="T", help="the model it is compared with")
+    models.add_argument(
+        "--baseline", metavar="A", help="last release's model, measured again beside the student"
+    )
+    models.add_argument(
+        "--teacher-evaluation",
+        metavar="F",
+        type=Path,
+        help="a stored evaluation.json of a teacher that cannot run here",
+    )
+    options.add_weights(models)  # type: ignore[arg-type]
+    limits = parser.add_argument_group("limits; only what is asked is collected and judged")
+    limits.add_argument(
+        "--max-accuracy-drop",
+        metavar="X",
+        type=options.fraction,
+        help="below the teacher, as a fraction (default with --data and no other limit: 0.01)",
+    )
+    limits.add_argument("--max-latency-ratio", metavar="R", type=options.positive, help="student / teacher")
+    limits.add_argument(
+        "--max-regression",
+        metavar="X",
+        type=options.not_negative,
+        help="slower than the baseline, as a fraction",
+    )
+    limits.add_argument(
+        "--max-size-mib", metavar="MIB", type=options.positive, help="size of the student's files"
+    )
+    options.add_task(parser)
+    options.add_measure(parser)
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="run folder to write (default: runs/<utc>-<digest>)"
+    )
+    judging.add_result_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    return _stored(args) if args.folder is not None else _collect(args)
+
+
+def _stored(args: argparse.Namespace) -> int:
+    import shutil
+
+    from edgekd.errors import UsageError
+    from edgekd.evidence.run import load_run
+    from edgekd.files import building
+    from edgekd.gates.judge import judge_run
+    from edgekd.pipeline.folder import check_out
+    from edgekd.recipe import GatesBlock, load_policy
+    from edgekd.report import render
+
+    if any((args.student, args.teacher, args.baseline, args.data)):
+        raise UsageError("a run folder and models were both given", "judge the one or the other")
+    if any(
+        v is not None
+        for v in (args.max_accuracy_drop, args.max_latency_ratio, args.max_regression, args.max_size_mib)
+    ):
+        raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
+    index = load_run(args.folder)
+    policy = (
+        load_policy(args.policy, os.environ) if args.policy else GatesBlock.model_validate(dict(index.policy))
+    )
+    verdict = judge_run(args.folder, index, policy)
+    if args.out is None:
+        verdict.save(args.folder / "verdict.json")
+        return judging.show(verdict, args.folder, args)
+    check_out(args.out)
+    with building(args.out) as root:
+        shutil.copytree(args.folder, root, dirs_exist_ok=True)
+        verdict.save(root / "verdict.json")
+        for kind in ("md", "html"):
+            (root / f"report.{kind}").write_text(render(root, kind), encoding="utf-8")
+    return judging.show(verdict, args.out, args)
+
+
+def _collect(args: argparse.Namespace) -> int:
+    from edgekd.errors import UsageError
+    from edgekd.evidence import load_evaluation
+    from edgekd.files import digest_of
+    from edgekd.pipeline.gate import GateRequest, gate_files
+    from edgekd.pipeline.run import default_out
+    from edgekd.recipe import GatesBlock, load_policy
+    from edgekd.spec import parse_shapes
+
+    if not args.student:
+        raise UsageError(
+            "nothing to judge", "give a run folder, or --student S with --teacher T or --baseline A"
+        )
+    limits = {
+        "accuracy": None if args.max_accuracy_drop is None else {"max_drop": args.max_accuracy_drop},
+        "latency": None if args.max_latency_ratio is None else {"max_ratio": args.max_latency_ratio},
+        "size": None if args.max_size_mib is None else {"max_mib": args.max_size_mib},
+    }
+    if args.max_regression is not None or args.baseline:
+        if not args.baseline:
+            raise UsageError("--max-regression needs a baseline to measure beside", "give --baseline A.onnx")
+        bound = 0.02 if args.max_regression is None else args.max_regression
+        limits["regression"] = {"baseline": args.baseline, "max_regression": bound}
+    asked = {k: v for k, v in limits.items() if v is not None}
+    if args.policy:
+        if asked:
+            raise UsageError("limits were given both as options and by --policy", "give one of them")
+        policy = load_policy(args.policy, os.environ)
+    else:
+        if not asked and args.data:
+            asked["accuracy"] = {"max_drop": 0.01}
+        policy = GatesBlock.model_validate(asked)
+    baseline = args.baseline or (policy.regression.baseline if policy.regression else "")
+    request = GateRequest(
+        student=args.student, teacher=args.teacher or "", baseline=baseline, policy=policy,
+        weights=options.weights(args), data=args.data, task_kind=args.task, metric=args.metric, target=args.target,
+        teacher_evaluation=load_evaluation(args.teacher_evaluation) if args.teacher_evaluation else None,
+        measure=options.measure_block(args), shapes=parse_shapes(args.shape), output=options.outputs(args),
+        rename=options.renames(args), first_run=args.first_run == "accept", remeasure=args.remeasure,
+        name=Path(args.student).stem or "gate",
+    )  # fmt: skip
+    out = args.out or default_out(
+        request.name, digest_of([args.student, args.teacher, args.baseline, args.data])
+    )
+    return judging.show(gate_files(request, out=out, store=options.store(args)), out, args)

@@ -1,0 +1,46 @@
+"""Progress on stderr: a line per stage, a bar for what lasts; bars are off where stderr is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from edgekd.stages import StageResult
+
+_started: dict[str, float] = {}
+
+
+def stage_line(event: str, name: str, result: StageResult | None) -> None:
+    """One line per stage: what is being done, then that it is done or was there already."""
+    if event == "start":
+        _started[name] = time.monotonic()
+        if sys.stderr.isatty():
+            print(f"  … {name}", end="\r", file=sys.stderr, flush=True)
+        return
+    if result is not None:
+        how = "cached" if result.cached else f"{result.seconds:.1f} s"
+        clear = "\x1b[2K" if sys.stderr.isatty() else ""
+        print(f"{clear}  ✓ {name} ({how})", file=sys.stderr, flush=True)
+
+
+class TrainingBar:
+    """A bar for one training after another, redrawn at most five times a second."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._begin: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, name: str, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        done, whole = epoch * steps + step + 1, epochs * steps
+        # A resumed training starts in the middle: time left comes from this process's own steps.
+        begin, first = self._begin.setdefault(name, (now, done - 1))
+        if not sys.stderr.isatty() or (now - self._last < 0.2 and done != whole):
+            return
+        self._last = now
+        rate = (done - first) / max(now - begin, 1e-6)
+        left = (whole - done) / max(rate, 1e-6)
+        filled = round(24 * done / whole)
+        bar = "█" * filled + "·" * (24 - filled)
+        text = f"\x1b[2K  {name} {bar} epoch {epoch + 1}/{epochs}  loss {loss:.3f}  {left:.0f} s left"
+        print(text, end="\r", file=sys.stderr, flush=True)

@@ -1,0 +1,52 @@
+"""``edgekd run RECIPE``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from edgekd.cli import judging, options
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file (see `edgekd init`)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="run folder (default: runs/<utc>-<digest>)")
+    parser.add_argument(
+        "--only",
+        metavar="STAGE",
+        choices=["distill", "export", "quantize"],
+        help="end after this stage: distill, export or quantize; what it made stays in the cache",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over instead of continuing from the cache"
+    )
+    judging.add_result_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from edgekd.cli.progress import TrainingBar
+    from edgekd.files import digest_of
+    from edgekd.pipeline import run as line
+    from edgekd.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, os.environ)
+    base = args.recipe.resolve().parent
+    store, bar = options.store(args), TrainingBar()
+    if args.only:
+        made = line.make_models(recipe, base, store, bar)
+        if args.only == "distill":
+            print(f"distilled: {getattr(made.student, 'folder', '')}")
+            return 0
+        if args.only == "export":
+            print(f"exported: {line.float_artifact(made.student, recipe.export[0], store, 'student').folder}")
+            return 0
+        for label, artifact in line.make_candidates(recipe, made, line.task_spec(recipe, base), store):
+            print(f"{label}: {artifact.folder}")
+        return 0
+    out = args.out or line.default_out(recipe.name, digest_of(recipe.model_dump(mode="json")))
+    verdict = line.run_recipe(
+        recipe, base=base, out=out, store=store, environ=os.environ, remeasure=args.remeasure,
+        first_run=args.first_run == "accept", progress=bar,
+    )  # fmt: skip
+    return judging.show(verdict, out, args)

@@ -1,0 +1,105 @@
+"""Evaluate an artifact in a child and bring its rows home."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.artifact import Artifact
+from edgekd.child import ChildProcess, Limits
+from edgekd.errors import DataError
+from edgekd.evidence.evaluation import Evaluation
+from edgekd.target import Target
+from edgekd.tasks import TaskSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """What to evaluate.
+
+    Attributes:
+        label: what the report calls it.
+        role: ``teacher`` or ``student``.
+        split: which rows; data_digest: of those rows.
+        output: ``NAME:kind`` parts that override the artifact's own; rename: model input -> array.
+    """
+
+    label: str
+    artifact: Artifact
+    target: Target
+    runtime_paths: Mapping[str, str]
+    task: TaskSpec
+    split: str
+    data_digest: str
+    role: str = "student"
+    output: Mapping[str, str] = field(default_factory=dict)
+    rename: Mapping[str, str] = field(default_factory=dict)
+    batch: int = 64
+    threads: int = 1
+    timeout_s: float = 3600.0
+    memory_bytes: int | None = None
+    search: tuple[Path, ...] = ()
+
+
+def evaluate(request: EvaluationRequest) -> Evaluation:
+    """Run the artifact over the split.
+
+    Raises:
+        DataError, ModelError: wrong data or model; ChildError: the child did not deliver.
+    """
+    artifact = request.artifact
+    if artifact.format not in request.runtime_paths:
+        raise DataError(
+            f"{request.target} cannot open {request.label} (format {artifact.format})",
+            "export it for that runtime",
+        )
+    limits = Limits(timeout_s=request.timeout_s, memory_bytes=request.memory_bytes, threads=request.threads)
+    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
+        rows = Path(scratch) / "rows.npz"
+        with ChildProcess(f"evaluating {request.label} on {request.target}", limits, request.search) as child:
+            try:
+                reply, _ = child.request(
+                    "edgekd.evaluate.operations:evaluate_rows",
+                    {
+                        "runtime": request.runtime_paths[artifact.format],
+                        "path": str(artifact.path.resolve()),
+                        "device": request.target.device,
+                        "provider": request.target.provider,
+                        "threads": request.threads,
+                        "settings": dict(artifact.settings),
+                        "task": request.task.to_json(),
+                        "split": request.split,
+                        "role": request.role,
+                        "prepare": dict(artifact.prepare),
+                        "output": {**artifact.output, **request.output},
+                        "rename": dict(request.rename),
+                        "batch": request.batch,
+                        "rows": str(rows),
+                    },
+                )
+            except DataError as e:
+                raise DataError(f"{request.label} ({artifact.path.name}): {e.what}", e.fix) from e
+        with np.load(rows, allow_pickle=False) as data:
+            arrays: dict[str, Any] = {k: data[k] for k in data.files}
+    return Evaluation(
+        name=request.label,
+        artifact=artifact.digest,
+        target=str(request.target),
+        metric=reply["metric"],
+        split=request.split,
+        data=request.data_digest,
+        ids=arrays["id"],
+        scores=arrays["score"],
+        predictions=arrays["prediction"],
+        labels=arrays["label"],
+        logits=arrays.get("logits"),
+        slices={k.removeprefix("slice_"): v for k, v in arrays.items() if k.startswith("slice_")},
+        environment={"placement": reply["placement"]},
+        collected_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )

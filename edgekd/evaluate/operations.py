@@ -1,0 +1,151 @@
+"""What an evaluating child does: run a model over a split and keep one row per example. numpy and one runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekd.child.sessions import open_session, placement_json
+from edgekd.data.example import Array, Example
+from edgekd.errors import DataError, ModelError
+from edgekd.spec import TensorSpec
+from edgekd.target import Session
+from edgekd.tasks import ModelIO, Prediction, Task, TaskSpec, build_task, check_scores
+
+Reply = tuple[dict[str, Any], list[Array]]
+
+
+def batches(
+    task: Task, split: str, io: ModelIO, size: int
+) -> Iterator[tuple[list[Example], list[Mapping[str, Array]]]]:
+    """Examples with their feeds, ``size`` at a time; feeds of other shapes start a new batch."""
+    examples: list[Example] = []
+    feeds: list[Mapping[str, Array]] = []
+    for example in task.examples(split):
+        prepared = task.prepare(example, io)
+        same = not feeds or all(prepared[k].shape == v.shape for k, v in feeds[0].items())
+        if examples and (len(examples) >= size or not same):
+            yield examples, feeds
+            examples, feeds = [], []
+        examples.append(example)
+        feeds.append(prepared)
+    if examples:
+        yield examples, feeds
+
+
+def run_batch(
+    session: Session, feeds: Sequence[Mapping[str, Array]], fixed: int | None
+) -> list[dict[str, Array]]:
+    """Run several examples at once and take the outputs apart again.
+
+    Args:
+        feeds: per example, each with a leading batch dimension of 1.
+        fixed: the only batch size that the model takes, else None; a short batch is padded with its last example.
+
+    Raises:
+        ModelError: an output has no batch dimension to take apart.
+    """
+    padded = list(feeds) + [feeds[-1]] * ((fixed or len(feeds)) - len(feeds))
+    stacked = {name: np.concatenate([f[name] for f in padded]) for name in padded[0]}
+    outputs = session.run(stacked)
+    for name, value in outputs.items():
+        if value.ndim == 0 or value.shape[0] % len(padded):
+            raise ModelError(
+                f"output '{name}' has shape {tuple(value.shape)} for a batch of {len(padded)}",
+                "its first dimension must be the batch: evaluate with --batch 1",
+            )
+    return [
+        {n: v[i * (len(v) // len(padded)) : (i + 1) * (len(v) // len(padded))] for n, v in outputs.items()}
+        for i in range(len(feeds))
+    ]
+
+
+def batch_size(inputs: Sequence[TensorSpec], asked: int) -> tuple[int, int | None]:
+    """Examples per call, and the fixed batch of a model that takes only one.
+
+    >>> batch_size([TensorSpec(name="x", dtype="float32", shape=("n", 3))], 64)
+    (64, None)
+    """
+    fixed = {s.shape[0] for s in inputs if s.shape and isinstance(s.shape[0], int)}
+    if not fixed:
+        return asked, None
+    size = int(next(iter(fixed)))
+    return size, size
+
+
+def model_io(args: Mapping[str, Any], session: Session) -> ModelIO:
+    """What the task sees of an opened session."""
+    return ModelIO(
+        role=args["role"],
+        inputs=tuple(session.inputs),
+        outputs=tuple(session.outputs),
+        prepare=args["prepare"],
+        output=args["output"],
+        rename=args["rename"],
+    )
+
+
+def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:
+    """Evaluate one artifact on one split; writes the rows to ``args["rows"]``.
+
+    Raises:
+        DataError: no examples, no labels, duplicated ids, feeds or outputs that do not fit, NaN.
+    """
+    session, load_ns = open_session(args)
+    task = build_task(TaskSpec.from_json(args["task"]))
+    io = model_io(args, session)
+    size, fixed = batch_size(session.inputs, args["batch"])
+    ids: list[str] = []
+    labels: list[Any] = []
+    predictions: list[Prediction] = []
+    slices: dict[str, list[str]] = {}
+    for examples, feeds in batches(task, args["split"], io, size):
+        for example, outputs in zip(examples, run_batch(session, feeds, fixed), strict=True):
+            if example.label is None:
+                raise DataError(f"example {example.id} has no label", "add an array `label`, one per example")
+            try:
+                predictions.append(task.decode(outputs, io))
+            except DataError as e:
+                raise DataError(f"example {example.id}: {e.what}", e.fix) from e
+            if predictions[0].logits is not None:
+                own, first = predictions[-1].logits, predictions[0].logits
+                if own is None or own.shape != first.shape:
+                    raise DataError(
+                        f"example {example.id} was answered with other classes", "see the task's decode()"
+                    )
+            ids.append(example.id)
+            labels.append(example.label)
+            for name, value in example.slices.items():
+                slices.setdefault(name, []).append(value)
+    if not ids:
+        raise DataError(f"the data for '{args['split']}' is empty", "give at least one example")
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise DataError(
+            f"the id {twice!r} is given twice", "ids must be unique: they pair teacher and student"
+        )
+    for name, values in slices.items():
+        if len(values) != len(ids):
+            raise DataError(
+                f"slice '{name}' is missing for {len(ids) - len(values)} examples", "give it for every row"
+            )
+    scores = check_scores(task.score(predictions, labels), len(ids))
+    rows: dict[str, Array] = {
+        "id": np.asarray(ids),
+        "score": scores,
+        "prediction": np.asarray([p.value for p in predictions]),
+        "label": np.asarray(labels),
+        **{f"slice_{k}": np.asarray(v) for k, v in slices.items()},
+    }
+    if predictions[0].logits is not None:
+        rows["logits"] = np.stack([p.logits for p in predictions if p.logits is not None]).astype(np.float32)
+    with open(args["rows"], "wb") as f:
+        np.savez(f, **rows)  # type: ignore[arg-type]
+    return {
+        "n": len(ids),
+        "metric": task.metric,
+        "placement": placement_json(session),
+        "load_ns": load_ns,
+    }, []

@@ -1,0 +1,184 @@
+"""The Measurement noun: raw call times of several arms, interleaved, with what the machine did meanwhile."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.data.example import Array
+from edgekd.errors import EvidenceError
+from edgekd.files import read_json, sha256_file, write_bytes, write_json
+
+MEASUREMENT_SCHEMA = "edgekd.measurement/1"
+
+#: Arm names: the baseline, its hidden second copy, and the candidates ``candidate``, ``candidate_2``, ...
+BASELINE = "baseline"
+TWIN = "baseline_twin"
+CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """One restart: every arm in a fresh child, measured in interleaved rounds.
+
+    Attributes:
+        blocks: arm -> one int64 (calls,) array of nanoseconds per round.
+        order: arms in the order their children were started.
+        cpus: CPU numbers the children were pinned to; empty where pinning is not possible.
+        warmup: arm -> seconds, calls and whether it became steady.
+        children: arm -> load time, peak memory, placement read back.
+        ledger: what the machine did during the rounds; absent readings are ``None``.
+    """
+
+    blocks: Mapping[str, tuple[Array, ...]]
+    order: tuple[str, ...]
+    cpus: tuple[int, ...]
+    warmup: Mapping[str, Mapping[str, Any]]
+    children: Mapping[str, Mapping[str, Any]]
+    ledger: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Evidence of latency.
+
+    Attributes:
+        arms: arm name -> ``{"name", "artifact", "dtype", "size_bytes"}``; always holds ``baseline``. With
+            candidates it also holds ``baseline_twin``, which is the same artifact again.
+        target: where it ran; scenario: LoadGen's word (``single-stream``).
+        batch, threads: examples per call; intra-op threads of the session.
+        inputs: where the feeds came from: ``{"kind": "data" | "drawn", ...}``.
+        protocol: the numbers of the protocol: rounds, calls and milliseconds per block, warm-up.
+        restarts: in the order they were made; those that were redrawn are counted, not kept.
+        redrawn: how many restarts the ledger threw away, with reasons.
+        environment: machine, versions.
+        parent_cpu: share of one core that the parent used while children measured.
+        collected_at: UTC.
+    """
+
+    arms: Mapping[str, Mapping[str, Any]]
+    target: str
+    scenario: str
+    batch: int
+    threads: int
+    inputs: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    restarts: tuple[Restart, ...]
+    redrawn: tuple[str, ...]
+    environment: Mapping[str, Any]
+    parent_cpu: float
+    collected_at: str
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        return tuple(a for a in self.arms if a not in (BASELINE, TWIN))
+
+    def calls_ns(self, arm: str) -> Array:
+        """All call times of an arm, int64 (calls,), restarts and rounds in order."""
+        parts = [b for r in self.restarts for b in r.blocks[arm]]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def _rows(measurement: Measurement) -> bytes:
+    arrays: dict[str, Array] = {}
+    for i, restart in enumerate(measurement.restarts):
+        for arm, blocks in restart.blocks.items():
+            arrays[f"{i}.{arm}.ns"] = np.concatenate(blocks) if blocks else np.zeros(0, np.int64)
+            arrays[f"{i}.{arm}.calls"] = np.asarray([len(b) for b in blocks], np.int64)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def save_measurement(measurement: Measurement, path: Path) -> None:
+    """Write ``measurement.json`` at ``path`` and the raw samples beside it as .npz; the JSON is written last."""
+    rows = path.with_suffix(".npz")
+    write_bytes(rows, _rows(measurement))
+    write_json(
+        path,
+        {
+            "schema": MEASUREMENT_SCHEMA,
+            "arms": {k: dict(v) for k, v in measurement.arms.items()},
+            # JSON objects are written in sorted order; the arms' own order is kept here.
+            "arm_order": list(measurement.arms),
+            "target": measurement.target,
+            "scenario": measurement.scenario,
+            "batch": measurement.batch,
+            "threads": measurement.threads,
+            "inputs": dict(measurement.inputs),
+            "protocol": dict(measurement.protocol),
+            "restarts": [
+                {
+                    "order": list(r.order),
+                    "cpus": list(r.cpus),
+                    "warmup": {k: dict(v) for k, v in r.warmup.items()},
+                    "children": {k: dict(v) for k, v in r.children.items()},
+                    "ledger": dict(r.ledger),
+                    "block_minima_ns": {arm: [int(b.min()) for b in blocks] for arm, blocks in r.blocks.items()},
+                }
+                for r in measurement.restarts
+            ],
+            "redrawn": list(measurement.redrawn),
+            "environment": dict(measurement.environment),
+            "parent_cpu": measurement.parent_cpu,
+            "samples": rows.name,
+            "samples_sha256": sha256_file(rows),
+            "collected_at": measurement.collected_at,
+        },
+    )
+
+
+def load_measurement(path: Path) -> Measurement:
+    """Read a measurement back, raw samples included.
+
+    Raises:
+        EvidenceError: missing, altered, or not whole.
+    """
+    value = read_json(path, MEASUREMENT_SCHEMA)
+    try:
+        if Path(value["samples"]).name != value["samples"]:
+            raise EvidenceError(f"{path} names samples outside its folder: {value['samples']!r}", "do not use it")
+        rows = path.with_name(value["samples"])
+        if not rows.is_file():
+            raise EvidenceError(f"{rows}, the samples of {path.name}, is missing", "measure again")
+        if sha256_file(rows) != value["samples_sha256"]:
+            raise EvidenceError(f"{rows} was altered since it was written", "measure again")
+        with np.load(rows, allow_pickle=False) as data:
+            arrays = {k: data[k] for k in data.files}
+        arms = {name: value["arms"][name] for name in value["arm_order"]}
+        restarts = tuple(
+            Restart(
+                blocks={arm: _split(arrays[f"{i}.{arm}.ns"], arrays[f"{i}.{arm}.calls"]) for arm in arms},
+                order=tuple(r["order"]),
+                cpus=tuple(r["cpus"]),
+                warmup=r["warmup"],
+                children=r["children"],
+                ledger=r["ledger"],
+            )
+            for i, r in enumerate(value["restarts"])
+        )
+        return Measurement(
+            arms=arms,
+            target=str(value["target"]),
+            scenario=str(value["scenario"]),
+            batch=int(value["batch"]),
+            threads=int(value["threads"]),
+            inputs=value["inputs"],
+            protocol=value["protocol"],
+            restarts=restarts,
+            redrawn=tuple(value["redrawn"]),
+            environment=value["environment"],
+            parent_cpu=float(value["parent_cpu"]),
+            collected_at=str(value["collected_at"]),
+        )
+    except (KeyError, TypeError, ValueError, OSError) as e:
+        raise EvidenceError(f"{path} is not a whole measurement ({e!r})", "measure again") from e
+
+
+def _split(ns: Array, calls: Array) -> tuple[Array, ...]:
+    return tuple(np.split(ns, np.cumsum(calls)[:-1])) if len(calls) else ()

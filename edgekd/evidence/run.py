@@ -1,0 +1,191 @@
+"""A run folder's index: which artifacts, on which targets, with which evidence. ``gate RUN`` judges from it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgekd.errors import EvidenceError
+from edgekd.files import read_json, write_json
+
+RUN_SCHEMA = "edgekd.run/1"
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyEvidence:
+    """Paths of two evaluations, relative to the run folder."""
+
+    baseline: str
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyEvidence:
+    """Path of a measurement, relative to the run folder, and the candidate's arm in it."""
+
+    measurement: str
+    arm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Evidence of one candidate on one split (latency: of one occasion)."""
+
+    accuracy: AccuracyEvidence | None = None
+    latency: LatencyEvidence | None = None
+    regression: LatencyEvidence | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A precision x format x settings on a target.
+
+    Attributes:
+        artifact, baseline: digests, keys of :attr:`Run.artifacts`; ``baseline`` may be empty where no teacher was given.
+        select: evidence that was chosen by; test: evidence that is judged on, for the selected one only.
+    """
+
+    artifact: str
+    target: str
+    dtype: str
+    baseline: str = ""
+    select: Evidence = field(default_factory=Evidence)
+    test: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """One link of the chain teacher -> naive -> distilled -> exported -> quantized.
+
+    Attributes:
+        hop: ``teacher``, ``naive``, ``distilled``, ``exported`` or ``quantized``.
+        label: what the report calls it, e.g. ``"naive student 2"``.
+        evaluation: path relative to the run folder.
+    """
+
+    hop: str
+    label: str
+    evaluation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbsentTarget:
+    """A target that was asked for and is not here."""
+
+    target: str
+    required: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The index of a run folder, ``run.json``.
+
+    Attributes:
+        policy: the gates block the run was made under (as in a recipe).
+        artifacts: digest -> ``{"name", "folder", "dtype", "format", "size_bytes"}``; folder relative to the run.
+        selected: target -> digest of the candidate that is judged.
+        chain: evaluations on the test split, hop by hop.
+        notes: sentences for the report (why this margin, what was skipped).
+        optional: targets that are here but whose gates do not decide (``required: false``).
+        regression_baseline: ``present``, ``first-run`` (none yet, accepted as such) or empty (not asked).
+    """
+
+    name: str
+    policy: Mapping[str, Any]
+    artifacts: Mapping[str, Mapping[str, Any]]
+    candidates: tuple[Candidate, ...]
+    selected: Mapping[str, str]
+    absent: tuple[AbsentTarget, ...] = ()
+    optional: tuple[str, ...] = ()
+    chain: tuple[Hop, ...] = ()
+    notes: tuple[str, ...] = ()
+    regression_baseline: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    collected_at: str = ""
+    edgekd: str = ""
+
+    def save(self, folder: Path) -> None:
+        """Write ``run.json`` into the run folder."""
+        write_json(folder / RUN_FILE, {"schema": RUN_SCHEMA, **asdict(self)})
+
+
+def _inside(path: str, where: Path) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not path:
+        raise EvidenceError(f"{where} names {path!r}, outside the run folder", "do not use it")
+    return path
+
+
+def _latency(value: Mapping[str, Any] | None, where: Path) -> LatencyEvidence | None:
+    if value is None:
+        return None
+    return LatencyEvidence(measurement=_inside(value["measurement"], where), arm=value["arm"])
+
+
+def _evidence(value: Mapping[str, Any], where: Path) -> Evidence:
+    accuracy = value.get("accuracy")
+    return Evidence(
+        accuracy=None
+        if accuracy is None
+        else AccuracyEvidence(
+            baseline=_inside(accuracy["baseline"], where), candidate=_inside(accuracy["candidate"], where)
+        ),
+        latency=_latency(value.get("latency"), where),
+        regression=_latency(value.get("regression"), where),
+    )
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder's index.
+
+    Raises:
+        EvidenceError: not a run folder, or a damaged index.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        raise EvidenceError(
+            f"{folder} is not a run folder (no {RUN_FILE})", "name a folder that `edgekd run` or `gate` wrote"
+        )
+    value = read_json(path, RUN_SCHEMA)
+    try:
+        for record in value["artifacts"].values():
+            _inside(record["folder"], path)
+        return Run(
+            name=value["name"],
+            policy=value["policy"],
+            artifacts=value["artifacts"],
+            candidates=tuple(
+                Candidate(
+                    artifact=c["artifact"],
+                    target=c["target"],
+                    dtype=c["dtype"],
+                    baseline=c["baseline"],
+                    select=_evidence(c["select"], path),
+                    test=None if c["test"] is None else _evidence(c["test"], path),
+                )
+                for c in value["candidates"]
+            ),
+            selected=value["selected"],
+            absent=tuple(
+                AbsentTarget(target=a["target"], required=a["required"], reason=a["reason"])
+                for a in value["absent"]
+            ),
+            optional=tuple(value.get("optional", ())),
+            chain=tuple(
+                Hop(hop=h["hop"], label=h["label"], evaluation=_inside(h["evaluation"], path))
+                for h in value["chain"]
+            ),
+            notes=tuple(value["notes"]),
+            regression_baseline=value["regression_baseline"],
+            environment=value["environment"],
+            provenance=value["provenance"],
+            collected_at=value["collected_at"],
+            edgekd=value["edgekd"],
+        )
+    except (KeyError, TypeError, AttributeError) as e:
+        raise EvidenceError(f"{path} is not a whole run index ({e!r})", "make the run again") from e
