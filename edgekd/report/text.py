@@ -1,0 +1,73 @@
+"""The terminal's view: verdict, gates, chain."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from edgekd.gates.verdict import Decision
+from edgekd.report import words
+from edgekd.report.view import View
+
+_COLOURS: dict[Decision, str] = {
+    "pass": "32",
+    "reject": "31",
+    "inconclusive": "33",
+    "error": "31",
+    "not_run": "2",
+}
+
+
+def render_text(view: View, *, colour: bool = False) -> str:
+    """Plain text of at most about 110 columns; escape codes only where ``colour`` is true."""
+
+    def paint(text: str, decision: Decision) -> str:
+        return f"\033[1;{_COLOURS[decision]}m{text}\033[0m" if colour else text
+
+    verdict = view.verdict
+    lines = [
+        f"{view.run.name}: {paint(words.DECISION_WORDS[verdict.decision], verdict.decision)}. "
+        f"{words.HEADLINES[verdict.decision]}",
+        "",
+    ]
+    for gate in verdict.gates:
+        word = words.DECISION_WORDS[gate.decision]
+        optional = " (optional target, does not decide)" if gate.target in verdict.optional else ""
+        name = gate.gate if gate.slice is None else f"{gate.gate}:{gate.slice}"
+        lines.append(
+            f"  {paint(f'{word:12}', gate.decision)}  {name:10}  {gate.target}: {gate.reason}{optional}"
+        )
+    if view.chain is not None:
+        header = (words.CHAIN_HEADER[0], view.chain.metric, "against the teacher", *words.CHAIN_HEADER[3:])
+        lines += ["", f"Chain on the {view.chain.split} split (points, one-sided 95 % bounds)"]
+        lines += table(header, words.chain_rows(view.chain))
+        if view.chain.naive is not None:
+            lines += ["", *_wrap(words.chain_sentences(view.chain)[-1])]
+    if len(view.candidates) > 1:
+        lines += ["", "Candidates"]
+        lines += table(words.CANDIDATE_HEADER[:6], [words.candidate_row(c)[:6] for c in view.candidates])
+    for timings in (t for t in view.latencies if t.selected):
+        lines += ["", f"Timings: {words.latency_title(timings)}"]
+        lines += table(words.LATENCY_HEADER, words.latency_rows(timings))
+    if view.notes:
+        lines += ["", *(line for n in view.notes for line in _wrap(f"Note: {n}", indent=""))]
+    tidy = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
+    return "\n".join(tidy).rstrip() + "\n"
+
+
+def _wrap(text: str, indent: str = "  ") -> list[str]:
+    return textwrap.wrap(text, 108, initial_indent=indent, subsequent_indent="  ", break_long_words=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        return (
+            "  "
+            + "  ".join([first, *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]).rstrip()
+        )
+
+    return [line(header), "  " + "  ".join("-" * w for w in widths), *map(line, rows)]

@@ -1,0 +1,167 @@
+"""What every format shows, read once from a run folder. JSON is the truth; this only arranges it.
+
+Fractions stay fractions here; percent and points are a matter of printing (:mod:`edgekd.report.words`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekd.errors import InputError
+from edgekd.evidence.measurement import TWIN, Measurement, load_measurement
+from edgekd.evidence.run import Evidence, Run, load_run
+from edgekd.gates.latency import LatencySummary, summarise
+from edgekd.gates.verdict import VERDICT_FILE, CandidateVerdict, Gate, Verdict, load_verdict
+from edgekd.report.chain import ChainTable, chain_table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyTable:
+    """Raw call times of the arms of one measurement, with how it was made."""
+
+    target: str
+    scenario: str
+    batch: int
+    threads: int
+    restarts: int
+    redrawn: tuple[str, ...]
+    selected: bool
+    rows: tuple[LatencySummary, ...]
+    environment: Mapping[str, Any]
+    ledgers: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateRow:
+    """A candidate as the report lists it."""
+
+    name: str
+    format: str
+    size_bytes: int
+    selected: bool
+    verdict: CandidateVerdict
+
+    def gate(self, name: str) -> Gate | None:
+        return next((g for g in self.verdict.gates if g.gate == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A run, its verdict, and the tables made from its evidence.
+
+    Attributes:
+        notes: the run's own, then what could not be read for the tables.
+    """
+
+    run: Run
+    verdict: Verdict
+    chain: ChainTable | None
+    candidates: tuple[CandidateRow, ...]
+    latencies: tuple[LatencyTable, ...]
+    notes: tuple[str, ...]
+
+    def name_of(self, artifact: str) -> str:
+        """What the run calls an artifact; a short digest where it does not know it."""
+        return str(self.run.artifacts.get(artifact, {}).get("name", artifact[:19]))
+
+
+def load_view(folder: Path) -> View:
+    """Read a run folder (or an unpacked bundle).
+
+    Evidence that cannot be read leaves its table out and says so in the notes: the report of a damaged run is still
+    a report.
+
+    Raises:
+        EvidenceError: no run, or no verdict yet.
+    """
+    run = load_run(folder)
+    verdict = load_verdict(folder / VERDICT_FILE)
+    notes = list(run.notes)
+    chain = None
+    if run.chain:
+        try:
+            chain = chain_table(folder, run)
+        except InputError as e:
+            notes.append(f"The chain is not shown: {e}.")
+    latencies: dict[str, LatencyTable] = {}
+    for candidate in run.candidates:
+        selected = run.selected.get(candidate.target) == candidate.artifact
+        evidence = (candidate.test or Evidence()) if selected else candidate.select
+        for source in (evidence.latency, evidence.regression):
+            if source is None or source.measurement in latencies:
+                continue
+            try:
+                measurement = load_measurement(folder / source.measurement)
+                latencies[source.measurement] = _latency(measurement, selected)
+            except InputError as e:
+                notes.append(f"Timings are not shown: {e}.")
+    return View(
+        run=run,
+        verdict=verdict,
+        chain=chain,
+        candidates=tuple(_candidate(run, c) for c in verdict.candidates),
+        latencies=tuple(sorted(latencies.values(), key=lambda t: not t.selected)),
+        notes=tuple(notes),
+    )
+
+
+def _candidate(run: Run, verdict: CandidateVerdict) -> CandidateRow:
+    record = run.artifacts.get(verdict.artifact, {})
+    return CandidateRow(
+        name=str(record.get("name", verdict.artifact[:19])),
+        format=str(record.get("format", "")),
+        size_bytes=int(record.get("size_bytes", 0)),
+        selected=run.selected.get(verdict.target) == verdict.artifact,
+        verdict=verdict,
+    )
+
+
+def _latency(measurement: Measurement, selected: bool) -> LatencyTable:
+    rows = (summarise(measurement, arm) for arm in measurement.arms if arm != TWIN)
+    return LatencyTable(
+        target=measurement.target,
+        scenario=measurement.scenario,
+        batch=measurement.batch,
+        threads=measurement.threads,
+        restarts=len(measurement.restarts),
+        redrawn=measurement.redrawn,
+        selected=selected,
+        rows=tuple(r for r in rows if r is not None),
+        environment=measurement.environment,
+        ledgers=tuple(r.ledger for r in measurement.restarts),
+    )
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested plain data as (dotted key, text) rows; what is absent says *unavailable*."""
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            rows += flatten(item, f"{name}.")
+        elif isinstance(item, (list, tuple)):
+            rows.append((name, ", ".join(map(str, item)) or "none"))
+        else:
+            rows.append((name, "unavailable" if item is None else str(item)))
+    return rows
+
+
+def ledger_ranges(ledgers: tuple[Mapping[str, Any], ...]) -> list[tuple[str, str]]:
+    """Per reading, its least and greatest value over the restarts; ranges of numbers only."""
+    found: dict[str, list[float]] = {}
+    for ledger in ledgers:
+        for key, item in ledger.items():
+            found.setdefault(key, [])
+            if isinstance(item, (int, float)) and not isinstance(item, bool):
+                found[key].append(float(item))
+    rows = []
+    for key, values in sorted(found.items()):
+        if not values:
+            rows.append((key, "unavailable"))
+        else:
+            low, high = min(values), max(values)
+            rows.append((key, f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"))
+    return rows

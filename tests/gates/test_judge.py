@@ -1,0 +1,210 @@
+"""A whole run folder in, a verdict out."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from fixtures_run import AT, POLICY, TARGET, make_run
+
+from edgekd.errors import EvidenceError, UsageError
+from edgekd.evidence.run import AbsentTarget, load_run
+from edgekd.gates import exit_code, judge_run, load_verdict, select_candidates
+from edgekd.recipe import GatesBlock
+
+
+def policy(**changes):
+    return GatesBlock.model_validate({**POLICY, **changes})
+
+
+def judge(folder, chosen=None, **options):
+    make_run(folder, **options)
+    return judge_run(folder, load_run(folder), chosen or policy())
+
+
+def by_name(verdict):
+    return {g.gate: g for g in verdict.gates}
+
+
+def test_a_good_run_passes(tmp_path):
+    verdict = judge(tmp_path)
+    assert (verdict.decision, exit_code(verdict)) == ("pass", 0)
+    assert [g.gate for g in verdict.gates] == ["accuracy", "latency", "size"]
+    assert by_name(verdict)["accuracy"].split == "test"
+    assert verdict.collected_at == AT
+    assert set(verdict.evidence) == {
+        f"evidence/{split}/{name}.json"
+        for split, name in (
+            ("select", "teacher"),
+            ("select", "student-float32"),
+            ("select", "latency-student-float32"),
+            ("test", "teacher"),
+            ("test", "student-int8"),
+            ("test", "latency-student-int8"),
+        )
+    }
+
+
+def test_others_are_judged_on_the_selection_split_and_decide_nothing(tmp_path):
+    verdict = judge(tmp_path, chosen=policy(latency={"max_ratio": 0.6}))
+    other = next(c for c in verdict.candidates if c.dtype == "float32")
+    assert other.decision == "reject"  # the float twin is too slow
+    assert {g.split for g in other.gates} == {"select"}
+    assert verdict.decision == "pass"
+
+
+def test_judged_twice_gives_the_same_bytes(tmp_path):
+    make_run(tmp_path)
+    for name in ("1.json", "2.json"):
+        judge_run(tmp_path, load_run(tmp_path), policy()).save(tmp_path / name)
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+    assert load_verdict(tmp_path / "1.json") == judge_run(tmp_path, load_run(tmp_path), policy())
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "gate", "decision", "code"),
+    [
+        ({"lost": 130, "gained": 10}, {}, "accuracy", "reject", 1),
+        ({"ratio": 2.0}, {}, "latency", "reject", 1),
+        ({"student_bytes": 1 << 21}, {}, "size", "reject", 1),
+        ({}, {"size": {"max_ratio": 0.1}}, "size", "reject", 1),
+        ({}, {"size": {"max_ratio": 0.2}}, "size", "pass", 0),
+        ({"n": 200}, {}, "accuracy", "inconclusive", 3),
+        ({"restarts": 3}, {}, "latency", "inconclusive", 3),
+        ({"with_latency": False}, {}, "latency", "inconclusive", 3),
+        ({"with_test": False}, {}, "accuracy", "inconclusive", 3),
+        ({"regression": 1.0}, {"regression": {"baseline": "old.onnx"}}, "regression", "pass", 0),
+        ({"regression": 1.05}, {"regression": {"baseline": "old.onnx"}}, "regression", "reject", 1),
+        ({}, {"regression": {"baseline": "old.onnx"}}, "regression", "inconclusive", 3),
+        (
+            {"regression_baseline": "first-run"},
+            {"regression": {"baseline": "old.onnx"}},
+            "regression",
+            "not_run",
+            0,
+        ),
+    ],
+)
+def test_every_path(tmp_path, options, changes, gate, decision, code):
+    verdict = judge(tmp_path, chosen=policy(**changes), **options)
+    assert by_name(verdict)[gate].decision == decision
+    assert by_name(verdict)[gate].reason
+    assert exit_code(verdict) == code
+
+
+def test_only_a_first_run_is_no_pass(tmp_path):
+    chosen = GatesBlock.model_validate({"regression": {"baseline": "old.onnx"}})
+    verdict = judge(tmp_path, chosen=chosen, regression_baseline="first-run")
+    assert verdict.gates[0].decision == "not_run"
+    assert (verdict.decision, exit_code(verdict)) == ("inconclusive", 3)
+
+
+@pytest.mark.parametrize(("required", "decision", "code"), [(True, "inconclusive", 3), (False, "not_run", 0)])
+def test_absent_targets(tmp_path, required, decision, code):
+    absent = AbsentTarget(target="cuda:tensorrt", required=required, reason="no NVIDIA GPU")
+    verdict = judge(tmp_path, absent=[absent])
+    there = [g for g in verdict.gates if g.target == "cuda:tensorrt"]
+    assert {g.decision for g in there} == {decision}
+    assert len(there) == 3
+    assert "no NVIDIA GPU" in there[0].reason
+    assert verdict.not_run == ({"target": "cuda:tensorrt", "required": required, "reason": "no NVIDIA GPU"},)
+    assert exit_code(verdict) == code
+
+
+def test_an_optional_target_that_is_here_sinks_nobody(tmp_path):
+    assert (
+        judge(tmp_path, lost=130, optional=[TARGET]).decision == "inconclusive"
+    )  # nothing required was judged
+
+
+def test_no_gate_asked(tmp_path):
+    make_run(tmp_path)
+    with pytest.raises(UsageError, match="asks no gate"):
+        judge_run(tmp_path, load_run(tmp_path), GatesBlock())
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "gate", "says"),
+    [
+        (lambda f: (f / "evidence/test/student-int8.npz").unlink(), "accuracy", "missing"),
+        (lambda f: (f / "evidence/test/student-int8.json").unlink(), "accuracy", "does not exist"),
+        (lambda f: (f / "evidence/test/student-int8.json").write_text("{"), "accuracy", "not JSON"),
+        (lambda f: (f / "evidence/test/student-int8.npz").write_bytes(b"PK"), "accuracy", "altered"),
+        (
+            lambda f: change(f / "evidence/test/student-int8.json", artifact="sha256:1"),
+            "accuracy",
+            "evidence of",
+        ),
+        (lambda f: change(f / "evidence/test/teacher.json", artifact="sha256:1"), "accuracy", "evidence of"),
+        (lambda f: change(f / "evidence/test/student-int8.json", target="cpu:x"), "accuracy", "collected on"),
+        (
+            lambda f: change(f / "evidence/test/student-int8.json", split="select"),
+            "accuracy",
+            "selection split",
+        ),
+        (lambda f: (f / "evidence/test/latency-student-int8.npz").unlink(), "latency", "missing"),
+        (
+            lambda f: change(f / "evidence/test/latency-student-int8.json", target="cpu:x"),
+            "latency",
+            "collected on",
+        ),
+        (lambda f: change(f / "evidence/test/latency-student-int8.json", schema="x/1"), "latency", "schema"),
+    ],
+)
+def test_damaged_evidence_is_an_error(tmp_path, spoil, gate, says):
+    make_run(tmp_path)
+    spoil(tmp_path)
+    verdict = judge_run(tmp_path, load_run(tmp_path), policy())
+    found = by_name(verdict)[gate]
+    assert (found.decision, found.error_kind) == ("error", "input")
+    assert says in found.reason
+    assert exit_code(verdict) == 2
+
+
+def test_an_arm_that_is_not_there_is_an_error(tmp_path):
+    run = make_run(tmp_path)
+    chosen = run.candidates[1]
+    test = replace(chosen.test, latency=replace(chosen.test.latency, arm="candidate_2"))
+    run = replace(run, candidates=(run.candidates[0], replace(chosen, test=test)))
+    assert "no arm 'candidate_2'" in by_name(judge_run(tmp_path, run, policy()))["latency"].reason
+
+
+def test_evidence_through_a_link_out_of_the_folder_is_an_error(tmp_path):
+    make_run(tmp_path / "run")
+    path = tmp_path / "run/evidence/test/student-int8.json"
+    (tmp_path / "away.json").write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(tmp_path / "away.json")
+    verdict = judge_run(tmp_path / "run", load_run(tmp_path / "run"), policy())
+    assert "leads out" in by_name(verdict)["accuracy"].reason
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda r: replace(r, selected={}),
+        lambda r: replace(r, selected={TARGET: "sha256:nobody"}),
+        lambda r: replace(r, candidates=(*r.candidates, r.candidates[0])),
+        lambda r: replace(r, artifacts={}),
+        lambda r: replace(r, artifacts={k: {} for k in r.artifacts}),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_refused(tmp_path, spoil):
+    run = make_run(tmp_path)
+    with pytest.raises(EvidenceError):
+        judge_run(tmp_path, spoil(run), policy())
+
+
+def test_selection_prefers_the_faster_within_the_margin(tmp_path):
+    run = make_run(tmp_path)
+    assert select_candidates(tmp_path, run, policy()) == {TARGET: run.candidates[1].artifact}
+    narrow = policy(accuracy={"max_drop": 0.0045})
+    assert select_candidates(tmp_path, run, narrow) == {TARGET: run.candidates[0].artifact}
+
+
+def test_the_index_comes_back(tmp_path):
+    run = make_run(tmp_path, optional=["cuda:tensorrt"])
+    assert load_run(tmp_path) == run
