@@ -1,0 +1,172 @@
+"""From a model reference to a :class:`Model` or an :class:`Artifact`.
+
+References: ``zoo:NAME``, ``python:package.module:factory``, a ``.onnx`` file, a ``.safetensors`` file with
+``model.json`` beside it, or a folder that holds ``artifact.json`` or ``model.json`` (a stage's folder does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekd.artifact import ARTIFACT_FILE, Artifact, load_artifact
+from edgekd.errors import EvidenceError, ModelError, UsageError
+from edgekd.files import sha256_file
+from edgekd.model import MODEL_FILE, Model, load_model
+from edgekd.plugins import load_plugin
+from edgekd.stages import StageStore, tool_versions
+
+#: File endings that an exporter plugin reads.
+_FORMATS = {".onnx": "onnx"}
+#: Endings that are models, but not of this version.
+_LATER = {
+    ".tflite": "LiteRT",
+    ".xml": "OpenVINO",
+    ".pte": "ExecuTorch",
+    ".pt": "pickled torch",
+    ".pth": "pickled torch",
+    ".engine": "TensorRT",
+    ".plan": "TensorRT",
+}
+_SUPPORTED = (
+    "this version reads .onnx, .safetensors with model.json beside it, artifact and model folders, zoo:NAME "
+    "and python:module:factory"
+)
+
+
+def materialise(
+    factory: str,
+    *,
+    name: str,
+    prepare: Mapping[str, Any],
+    weights: Path | None,
+    search: Path | None,
+    store: StageStore,
+) -> tuple[Model, bool]:
+    """The untrained model of a factory as a ``model.json`` folder in the store; and whether it was there already.
+
+    Args:
+        factory: ``zoo:NAME`` or ``python:module:function``.
+        prepare: how examples become feeds; empty takes the zoo's own.
+        weights: safetensors to load; None draws them from seed 0.
+        search: where ``python:`` modules are looked for first.
+
+    Raises:
+        UsageError: no such factory; ModelError: weights that do not exist or do not fit.
+    """
+    from edgekd_torch.modules import Seeded, describe, factory_digest, load_weights, write_model
+
+    if weights is not None and not weights.is_file():
+        raise ModelError(
+            f"weights {weights} do not exist", "check the path (relative paths start at the recipe)"
+        )
+    key = {
+        "factory": factory_digest(factory, search),
+        "prepare": dict(prepare),
+        "weights": sha256_file(weights) if weights else None,
+        "training": None,
+        "teacher": None,
+        "data": None,
+        "tools": tool_versions("torch"),
+    }
+    lineage = {k: key[k] for k in ("factory", "weights", "teacher", "data")}
+
+    def build(out: Path, resume: Path) -> None:
+        entry = describe(factory, search)
+        module = Seeded(0).build(entry)
+        if weights is not None:
+            load_weights(module, weights)
+        write_model(
+            module, entry, folder=out, name=name, factory=factory, search=search, prepare=prepare,
+            lineage=lineage,
+        )  # fmt: skip
+
+    result = store.run("materialise", name, key, build)
+    return load_model(result.folder), result.cached
+
+
+def open_reference(
+    ref: str, *, weights: Path | None, base: Path | None, store: StageStore
+) -> Artifact | Model:
+    """Open a model by reference.
+
+    Args:
+        ref: see the module's docstring.
+        weights: safetensors for a ``zoo:`` or ``python:`` reference; None draws them from seed 0.
+        base: the folder that relative paths and ``python:`` modules start from; None for the current one.
+        store: where torch modules are materialised.
+
+    Raises:
+        UsageError: a reference of no known form; ModelError: missing, damaged, or of a format that this version
+        does not read; PolicyError: a file that reaches outside its folder.
+    """
+    scheme = ref.partition(":")[0]
+    if scheme in ("zoo", "python"):
+        if weights is not None and base is not None:
+            weights = base / weights
+        model, _ = materialise(
+            ref, name=ref.rpartition(":")[2], prepare={}, weights=weights, search=base, store=store
+        )
+        return model
+    path = Path(ref) if base is None else base / ref
+    if not path.exists():
+        if ":" in ref:
+            raise UsageError(f"model {ref!r} has the unknown scheme '{scheme}'", _SUPPORTED)
+        raise ModelError(
+            f"model {path} does not exist", "check the path (relative paths start at the recipe)"
+        )
+    if weights is not None:
+        raise UsageError(
+            f"model {path} has its own weights, but {weights} were given too",
+            "give weights to zoo: and python: models only",
+        )
+    return _open_folder(path) if path.is_dir() else _open_file(path)
+
+
+def _open_folder(path: Path) -> Artifact | Model:
+    if (path / ARTIFACT_FILE).is_file():
+        return load_artifact(path)
+    if (path / MODEL_FILE).is_file():
+        return load_model(path)
+    raise ModelError(f"folder {path} holds neither {ARTIFACT_FILE} nor {MODEL_FILE}", _SUPPORTED)
+
+
+def _open_file(path: Path) -> Artifact | Model:
+    if path.name == ARTIFACT_FILE:
+        return load_artifact(path.parent)
+    if path.name == MODEL_FILE:
+        return load_model(path.parent)
+    ending = path.suffix.lower()
+    if ending in _FORMATS:
+        return _recorded(path) or load_plugin("edgekd.exporters", _FORMATS[ending])().read(path)
+    if ending == ".safetensors":
+        if not (path.parent / MODEL_FILE).is_file():
+            raise ModelError(
+                f"{path} has no {MODEL_FILE} beside it, so nothing says which network it belongs to",
+                "name the network: zoo:NAME or python:module:factory, with these weights",
+            )
+        model = load_model(path.parent)
+        if model.weights != path.name:
+            raise ModelError(
+                f"{path.parent / MODEL_FILE} belongs to {model.weights}, not to {path.name}",
+                f"give {path.parent / model.weights}",
+            )
+        return model
+    if ending in _LATER:
+        raise ModelError(f"{path} is a {_LATER[ending]} file, which cannot be read yet", _SUPPORTED)
+    raise UsageError(f"model {path} has the unknown ending {ending!r}", _SUPPORTED)
+
+
+def _recorded(path: Path) -> Artifact | None:
+    """The artifact that an ``artifact.json`` beside the file describes: it knows how to prepare examples.
+
+    An ``artifact.json`` of something else says nothing about this file.
+    """
+    if not (path.parent / ARTIFACT_FILE).is_file():
+        return None
+    try:
+        artifact = load_artifact(path.parent, check=False)
+    except EvidenceError:
+        return None
+    return load_artifact(path.parent) if artifact.entry == path.name else None

@@ -1,0 +1,390 @@
+"""ONNX as a format: export from torch, quantize, and read files from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.artifact import Artifact, record_file
+from edgekd.data.example import Array
+from edgekd.errors import ModelError, UsageError
+from edgekd.files import storage_error, write_bytes
+from edgekd.lazy import require
+from edgekd.model import MODEL_FILE, Model
+from edgekd.quantize.config import QuantConfig
+from edgekd.spec import Dim, TensorSpec, concrete_shape, draw_feeds
+from edgekd.stages import tool_versions
+from edgekd.target import SessionOptions
+
+ENTRY = "model.onnx"
+EXTERNAL = "model.onnx.data"
+
+#: The newest opset that ONNX Runtime 1.20 and TensorRT 10.3 read whole, and the one torch's exporter is written for.
+DEFAULT_OPSET = 18
+_OPSETS = range(18, 24)
+
+#: Weights move to a file of their own above this: protobuf cannot hold 2 GiB (protobuf.dev, "Total size").
+EXTERNAL_BYTES = 1_900_000_000
+
+#: Batches that parity is checked at; 5 is neither what the example input had nor a power of two.
+PARITY_BATCHES = (1, 2, 5)
+PARITY_SEED = 20_000
+#: float32 sums in another order: |torch - onnx| <= atol + rtol |torch|.
+PARITY_ATOL = 1e-4
+PARITY_RTOL = 1e-3
+
+_OPTIONS = ("opset", "shapes", "feeds", "atol", "rtol")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep a library's warnings, logs and prints off the terminal while the block runs."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception's message on one line, shortened."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def strip_provenance(proto: Any) -> None:
+    """Remove doc strings and metadata in place: torch writes source paths and stack traces of this machine there."""
+    proto.ClearField("doc_string")
+    proto.ClearField("metadata_props")
+    for function in proto.functions:
+        function.ClearField("doc_string")
+        function.ClearField("metadata_props")
+        _strip_nodes(function.node)
+    _strip_graph(proto.graph)
+
+
+def _strip_graph(graph: Any) -> None:
+    for item in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.ClearField("doc_string")
+        item.ClearField("metadata_props")
+    _strip_nodes(graph.node)
+
+
+def _strip_nodes(nodes: Iterable[Any]) -> None:
+    for node in nodes:
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+        for attribute in node.attribute:
+            attribute.ClearField("doc_string")
+            for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                _strip_graph(graph)
+
+
+def write_proto(proto: Any, out: Path, *, large: bool) -> tuple[str, ...]:
+    """Write a model into ``out`` and return the names of its files, entry first.
+
+    Raises:
+        StorageError: a write failed.
+    """
+    if not large:
+        write_bytes(out / ENTRY, proto.SerializeToString(deterministic=True))
+        return (ENTRY,)
+    onnx = require("onnx", extra="ort", purpose="writing ONNX files")
+    (out / EXTERNAL).unlink(missing_ok=True)  # onnx appends to a file that is there
+    try:
+        onnx.save_model(
+            proto,
+            str(out / ENTRY),
+            save_as_external_data=True,
+            location=EXTERNAL,
+            size_threshold=1024,
+        )
+    except OSError as e:
+        raise storage_error(e, out / ENTRY) from e
+    return (ENTRY, EXTERNAL)
+
+
+def _dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[dict[int, Any], ...]:
+    """``torch.export`` dimensions: one ``Dim`` per symbol, shared where the symbol is."""
+    torch = require("torch", extra="torch", purpose="exporting to ONNX")
+    symbols: dict[str, Any] = {}
+    for spec in inputs:
+        for dim in spec.shape:
+            if isinstance(dim, str) and dim not in symbols:
+                # Dim wants an identifier; the real name is put back by _rename_symbols.
+                symbols[dim] = torch.export.Dim(f"edgekd_dim_{len(symbols)}")
+    return tuple({i: symbols[d] for i, d in enumerate(s.shape) if isinstance(d, str)} for s in inputs)
+
+
+def _rename_symbols(proto: Any, inputs: Sequence[TensorSpec]) -> None:
+    names = list(dict.fromkeys(d for s in inputs for d in s.shape if isinstance(d, str)))
+    real = {f"edgekd_dim_{i}": name for i, name in enumerate(names)}
+    graph = proto.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in real:
+                dim.dim_param = real[dim.dim_param]
+
+
+def _batch_feeds(
+    inputs: Sequence[TensorSpec], shapes: Mapping[str, Any], seed: int, batch: int
+) -> dict[str, Array]:
+    """Seeded feeds whose leading symbolic dimensions are ``batch`` even where ``shapes`` gives another."""
+    sized = {}
+    for spec in inputs:
+        shape = concrete_shape(spec, shapes, batch)
+        sized[spec.name] = ((batch, *shape[1:]) if spec.dynamic_batch else shape,) * 3
+    return draw_feeds(inputs, seed=seed, shapes=sized, batch=batch)
+
+
+def _to_proto(module: Any, model: Model, opset: int, shapes: Mapping[str, Any]) -> Any:
+    torch = require("torch", extra="torch", purpose="exporting to ONNX")
+    require("onnxscript", extra="torch", purpose="exporting to ONNX")
+    # Batch 2: torch.export takes sizes 0 and 1 for constants.
+    feeds = _batch_feeds(model.inputs, shapes, PARITY_SEED, 2)
+    args = tuple(torch.from_numpy(feeds[s.name]) for s in model.inputs)
+    try:
+        with quiet(), torch.inference_mode(False):
+            program = torch.onnx.export(
+                module, args, input_names=[s.name for s in model.inputs],
+                output_names=[s.name for s in model.outputs], opset_version=opset, dynamo=True,
+                dynamic_shapes=_dynamic_shapes(model.inputs), verbose=False,
+            )  # fmt: skip
+            proto = program.model_proto
+    except torch.onnx.OnnxExporterError as e:
+        raise ModelError(
+            f"torch cannot export {model.name} to ONNX opset {opset} ({one_line(e.__cause__ or e)})",
+            "change the module so that torch.export can trace it, or try another --opset",
+        ) from e
+    found = {o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")}
+    if found != {opset}:
+        raise ModelError(
+            f"torch exported {model.name} at opset {sorted(found)}, asked for {opset}",
+            f"use --opset {DEFAULT_OPSET}",
+        )
+    strip_provenance(proto)
+    _rename_symbols(proto, model.inputs)
+    return proto
+
+
+def check_parity(
+    reference: Any,
+    candidate: Any,
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    atol: float,
+    rtol: float,
+) -> tuple[float, int]:
+    """Compare two sessions on the same feeds: |reference - candidate| <= atol + rtol |reference|.
+
+    Returns:
+        The largest absolute error, and the number of feeds compared.
+
+    Raises:
+        ModelError: beyond the tolerance, another shape, or NaN in only one; names the worst output.
+    """
+    worst = 0.0
+    count = 0
+    for feeds in batches:
+        expected, got = reference.run(feeds), candidate.run(feeds)
+        count += 1
+        for name, want in expected.items():
+            have = got.get(name)
+            if have is None or have.shape != want.shape or have.dtype != want.dtype:
+                found = "nothing" if have is None else f"{have.dtype}{have.shape}"
+                raise ModelError(
+                    f"output '{name}' is {want.dtype}{want.shape} in torch and {found} in ONNX Runtime",
+                    "the export is wrong: do not use it",
+                )
+            if want.size == 0:
+                continue
+            a, b = want.astype(np.float64), have.astype(np.float64)
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            with np.errstate(invalid="ignore"):
+                error = np.where(same, 0.0, np.abs(a - b))
+                excess = error - (atol + rtol * np.abs(a))
+            largest = float(np.max(error))
+            if not np.all(excess[~same] <= 0):
+                raise ModelError(
+                    f"output '{name}' differs by {largest:.3g} between torch and ONNX Runtime "
+                    f"(tolerance {atol:g} + {rtol:g} x |value|, batch {_batch_of(feeds)})",
+                    "the export is wrong: do not use it",
+                )
+            worst = max(worst, largest)
+    return worst, count
+
+
+def _batch_of(feeds: Mapping[str, Array]) -> object:
+    first = next(iter(feeds.values()), None)
+    return first.shape[0] if first is not None and first.ndim else "none"
+
+
+def _output_specs(session: Any, model: Model) -> tuple[TensorSpec, ...]:
+    """The exported file's outputs, with the model's symbol names where a dimension stayed symbolic."""
+    specs = []
+    for found, wanted in zip(session.outputs, model.outputs, strict=True):
+        shape: list[Dim] = list(found.shape)
+        if len(found.shape) == len(wanted.shape):
+            shape = [
+                w if isinstance(f, str) and isinstance(w, str) else f
+                for f, w in zip(found.shape, wanted.shape, strict=True)
+            ]
+        specs.append(TensorSpec(name=found.name, dtype=found.dtype, shape=tuple(shape)))
+    return tuple(specs)
+
+
+class OnnxExporter:
+    """Writes and reads ``.onnx``."""
+
+    format = "onnx"
+
+    def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
+        """Write ``model`` into the existing folder ``out`` as ``model.onnx``, checked against torch.
+
+        Args:
+            model: a ``model.json`` folder.
+            out: where to write; equal models and options give equal bytes.
+            options: ``opset`` (int), ``shapes`` (of :func:`edgekd.spec.parse_shapes`), ``feeds`` (real feeds that
+                parity is checked on as well as seeded ones), ``atol``, ``rtol``.
+
+        Raises:
+            ModelError: in training mode, not exportable, or beyond the tolerance (nothing is left in ``out``);
+            UsageError: an unknown option or opset.
+        """
+        from edgekd_onnx.runtime import OnnxRuntime
+        from edgekd_torch.modules import load_module
+        from edgekd_torch.runtime import TorchRuntime, refuse_training
+
+        unknown = [k for k in options if k not in _OPTIONS]
+        if unknown:
+            raise UsageError(
+                f"the onnx exporter has no option '{unknown[0]}'", f"it knows {', '.join(_OPTIONS)}"
+            )
+        opset = options.get("opset") or DEFAULT_OPSET
+        if opset not in _OPSETS:
+            raise UsageError(f"opset {opset} is not supported", f"choose {_OPSETS[0]} to {_OPSETS[-1]}")
+        shapes = options.get("shapes") or {}
+        atol, rtol = float(options.get("atol", PARITY_ATOL)), float(options.get("rtol", PARITY_RTOL))
+        torch = require("torch", extra="torch", purpose="exporting to ONNX")
+        module = load_module(model)
+        refuse_training(module, model.name)
+        size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
+        files: tuple[str, ...] = (ENTRY, EXTERNAL)
+        sessions: list[Any] = []
+        try:
+            files = write_proto(_to_proto(module, model, opset, shapes), out, large=size > EXTERNAL_BYTES)
+            refuse_training(module, model.name)
+            threads = SessionOptions(threads=torch.get_num_threads())
+            sessions.append(TorchRuntime().open(model.folder / MODEL_FILE, threads))
+            sessions.append(OnnxRuntime().open(out / ENTRY, threads))
+            _refuse_other_names(model, sessions[1])
+            error, compared = check_parity(
+                sessions[0],
+                sessions[1],
+                _parity_feeds(model, shapes, options.get("feeds") or ()),
+                atol=atol,
+                rtol=rtol,
+            )
+            inputs, outputs = sessions[1].inputs, _output_specs(sessions[1], model)
+        except BaseException:
+            for name in files:
+                with contextlib.suppress(OSError):
+                    (out / name).unlink()
+            raise
+        finally:
+            for session in sessions:
+                session.close()
+        return Artifact(
+            folder=out,
+            entry=ENTRY,
+            format="onnx",
+            dtype="float32",
+            files=tuple(record_file(out, f) for f in sorted(files)),
+            inputs=inputs,
+            outputs=outputs,
+            prepare=dict(model.prepare),
+            output=dict(model.output),
+            lineage={
+                "model": model.as_artifact().digest,
+                "factory": model.factory,
+                "opset": opset,
+                "parity": {
+                    "max_abs_error": error, "feeds": compared, "atol": atol, "rtol": rtol,
+                    "batches": list(PARITY_BATCHES), "seed": PARITY_SEED,
+                },
+                "tools": tool_versions("torch", "onnx", "onnxscript", "onnxruntime"),
+            },
+        )  # fmt: skip
+
+    def quantize(
+        self, artifact: Artifact, config: QuantConfig, feeds: Iterable[Mapping[str, Array]], out: Path
+    ) -> Artifact:
+        """Write a statically quantized Q/DQ twin of ``artifact`` into the existing folder ``out``.
+
+        Args:
+            artifact: float32 ONNX.
+            config: ``variant`` picks u8 activations (CPU) or symmetric s8 (TensorRT).
+            feeds: calibration feeds; read once, at most ``config.examples`` examples.
+            out: where to write; equal inputs give equal bytes.
+
+        Raises:
+            DataError: no feeds, feeds that do not fit, NaN or infinity; ModelError: nothing to quantize.
+        """
+        from edgekd_onnx.quantizing import quantize_artifact
+
+        return quantize_artifact(artifact, config, feeds, out)
+
+    def read(self, path: Path, outputs: Sequence[str] = ()) -> Artifact:
+        """A ``.onnx`` file from outside as an artifact; nothing is written.
+
+        Args:
+            path: the file; external data beside it belongs to the artifact.
+            outputs: the outputs that matter, in order; empty for all.
+
+        Raises:
+            ModelError: missing, damaged or invalid; PolicyError: external data that this file may not reach.
+        """
+        from edgekd_onnx.reading import read_artifact
+
+        return read_artifact(path, outputs)
+
+
+def _refuse_other_names(model: Model, session: Any) -> None:
+    for kind, wanted, found in (
+        ("inputs", model.inputs, session.inputs),
+        ("outputs", model.outputs, session.outputs),
+    ):
+        if [s.name for s in wanted] != [s.name for s in found]:
+            raise ModelError(
+                f"{model.name} was exported with {kind} {[s.name for s in found]}, expected {[s.name for s in wanted]}",
+                "an input that the module never uses, or an output named twice, is lost: remove it",
+            )
+    for want, have in zip(model.inputs, session.inputs, strict=True):
+        if want.shape != have.shape:
+            raise ModelError(
+                f"{model.name} was exported with input {have}, expected {want}",
+                "the module fixes that size while it is traced: use tensor sizes, not Python numbers",
+            )
+
+
+def _parity_feeds(
+    model: Model, shapes: Mapping[str, Any], real: Iterable[Mapping[str, Array]]
+) -> Iterator[Mapping[str, Array]]:
+    dynamic = any(s.dynamic_batch for s in model.inputs)
+    for batch in PARITY_BATCHES if dynamic else (1,):
+        yield _batch_feeds(model.inputs, shapes, PARITY_SEED + batch, batch)
+    yield from real
