@@ -1,0 +1,128 @@
+"""The wheel in environments of its own: the base judges without torch or a runtime, the runner needs neither base.
+
+Slow (some 20 s each: a virtual environment and an install), and needs the package index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fixtures_run import make_run
+
+pytestmark = pytest.mark.slow
+
+_RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+_VERSIONS = ("3.10", "3.11", "3.12")
+
+
+def _find_python(version: str) -> str | None:
+    """An interpreter of that version that starts: this one, one on PATH, or one of pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    candidates = [
+        sys.executable,
+        shutil.which(f"python{version}"),
+        *map(str, sorted(pyenv.glob(f"{version}.*/bin/python"))),
+    ]
+    for candidate in filter(None, candidates):
+        command = [candidate, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def _install(repository: Path, python: Path, *arguments: str) -> None:
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    done = subprocess.run(
+        [*pip, "--only-binary", ":all:", "-c", str(repository / "constraints.txt"), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def make_environment(repository: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Make a virtual environment of a Python version with what pip is told to install; returns its bin folder."""
+
+    def make(version: str, *installs: tuple[str, ...]) -> Path:
+        python = _find_python(version)
+        if python is None:
+            pytest.skip(f"no Python {version} on this machine")
+        subprocess.run([python, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+        folder = tmp_path / "venv" / "bin"
+        for arguments in installs:
+            _install(repository, folder / "python", *arguments)
+        return folder
+
+    return make
+
+
+def _run(*command: object, cwd: Path, code: int = 0) -> str:
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+_ABSENT = "import importlib.util, json; print(json.dumps([m for m in {!r} if importlib.util.find_spec(m)]))"
+
+
+@pytest.mark.parametrize("version", _VERSIONS)
+def test_base_judges_reports_releases_and_verifies(
+    version: str, wheel: Path, make_environment: Callable[..., Path], tmp_path: Path
+) -> None:
+    binaries = make_environment(version, (str(wheel),))
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    make_run(run)
+    present = _ABSENT.format(["torch", "onnxruntime", "sklearn", "scipy", "PIL", "safetensors", "pyarrow"])
+    assert json.loads(_run(binaries / "python", "-c", present, cwd=tmp_path)) == []
+
+    _run(binaries / "python", "-c", "import edgekd", cwd=tmp_path)
+    assert "usage: edgekd" in _run(binaries / "edgekd", "--help", cwd=tmp_path)
+    _run(binaries / "edgekd", "gate", run, cwd=tmp_path)
+    assert json.loads((run / "verdict.json").read_text())["decision"] == "pass"
+    assert "synthetic" in _run(binaries / "edgekd", "report", run, cwd=tmp_path)
+    _run(binaries / "edgekd", "release", run, "-o", bundle, cwd=tmp_path)
+    _run(binaries / "edgekd", "verify", bundle, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("version", _VERSIONS)
+def test_every_verb_explains_itself_in_the_base(
+    version: str, wheel: Path, make_environment: Callable[..., Path], tmp_path: Path
+) -> None:
+    # --help needs none of the dependencies at all, so neither does this environment.
+    binaries = make_environment(version, ("--no-deps", str(wheel)))
+    verbs = _run(
+        binaries / "python", "-c", "from edgekd.cli import VERBS; print(*VERBS)", cwd=tmp_path
+    ).split()
+    assert "gate" in verbs
+    for verb in verbs:
+        assert "usage: edgekd" in _run(binaries / "edgekd", verb, "--help", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("version", ["3.10", pytest.param(_RUNNING, id="running")])
+def test_the_runner_imports_with_numpy_and_one_runtime_only(
+    version: str, wheel: Path, make_environment: Callable[..., Path], tmp_path: Path
+) -> None:
+    binaries = make_environment(version, ("numpy", "onnxruntime"), ("--no-deps", str(wheel)))
+    runner = ["edgekd", "edgekd.child.__main__", "edgekd.child.sessions", "edgekd.child.wire"]
+    imports = f"import {', '.join(runner)}, edgekd.evaluate, edgekd.measure, edgekd_onnx.runtime; "
+    script = imports + _ABSENT.format(["onnx", "pydantic", "yaml", "torch"])
+    assert json.loads(_run(binaries / "python", "-c", script, cwd=tmp_path)) == []
