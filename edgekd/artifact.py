@@ -114,10 +114,11 @@ class Artifact:
 
     def copy_to(self, folder: Path) -> Artifact:
         """Copy the files into ``folder`` (which exists) and write ``artifact.json`` there."""
-        for f in self.files:
-            dst = folder / f.path
+        # A torch model's entry is its model.json, which does not count as a file of the model.
+        for name in sorted({self.entry, *(f.path for f in self.files)}):
+            dst = folder / name
             dst.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.folder / f.path, dst)
+            shutil.copyfile(self.folder / name, dst)
         moved = replace(self, folder=folder)
         moved.save()
         return moved
@@ -156,12 +157,15 @@ def load_artifact(folder: Path, *, check: bool = True) -> Artifact:
         raise EvidenceError(
             f"{folder / ARTIFACT_FILE} is incomplete ({e!r})", "export the model again"
         ) from e
-    for f in artifact.files:
-        pure = PurePosixPath(f.path)
+    for name in (artifact.entry, *(f.path for f in files)):
+        pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts:
             raise ModelError(
-                f"{folder / ARTIFACT_FILE} names the file {f.path!r} outside its folder", "do not use it"
+                f"{folder / ARTIFACT_FILE} names the file {name!r} outside its folder", "do not use it"
             )
+    if not artifact.path.is_file():
+        raise ModelError(f"{artifact.path} is missing", "export the model again")
+    for f in files:
         if not (folder / f.path).is_file():
             raise ModelError(f"{folder / f.path} is missing", "export the model again")
         if check and (found := record_file(folder, f.path)) != f:

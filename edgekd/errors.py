@@ -14,6 +14,7 @@
     │   ├── TargetUnavailableError          a target that is not on this machine
     │   ├── StorageError                    disk full, read-only, I/O error
     │   └── ChildError                      a measuring child: crash, hang, out of memory, bad output
+    ├── NotReleasableError         exit as the verdict's: 1 rejected, 3 inconclusive, 2, 4 or 5 an error
     └── PolicyError                exit 5   refused by file safety, provenance or `verify`
 
 Exit codes are METHOD's: 0 pass, 1 rejected, 2 input, 3 inconclusive, 4 infrastructure, 5 policy,
@@ -115,6 +116,9 @@ class ChildError(InfrastructureError):
         super().__init__(what, fix)
         self.outcome = outcome
 
+    def __reduce__(self) -> tuple[type[EdgeKDError], tuple[str, str, str]]:  # type: ignore[override]
+        return type(self), (self.what, self.fix, self.outcome)
+
 
 class PolicyError(EdgeKDError):
     """Refused by a file-safety or provenance rule, or a bundle that fails ``verify``."""
@@ -123,13 +127,29 @@ class PolicyError(EdgeKDError):
     kind = "policy"
 
 
+class NotReleasableError(EdgeKDError):
+    """A run that did not pass was asked to be released.
+
+    Args:
+        code: the exit code of its verdict.
+    """
+
+    kind = "verdict"
+
+    def __init__(self, what: str, fix: str = "", code: int = EXIT_REJECT) -> None:
+        super().__init__(what, fix)
+        self.exit_code = code
+
+    def __reduce__(self) -> tuple[type[EdgeKDError], tuple[str, str, int]]:  # type: ignore[override]
+        return type(self), (self.what, self.fix, self.exit_code)
+
+
 def worst_exit(codes: list[int]) -> int:
     """The exit code that wins where several apply (5 > 4 > 2 > 1 > 3 > 0).
 
     >>> worst_exit([0, 3, 1])
     1
     """
-    for code in EXIT_PRECEDENCE:
-        if code in codes:
-            return code
-    return EXIT_PASS if not codes else EXIT_INFRASTRUCTURE
+    if any(code not in EXIT_PRECEDENCE for code in codes):
+        codes = [*codes, EXIT_INFRASTRUCTURE]  # a code that nobody defined must not read as a pass
+    return next((code for code in EXIT_PRECEDENCE if code in codes), EXIT_PASS)

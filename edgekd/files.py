@@ -88,8 +88,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)
-        os.replace(tmp, path)
+        Path(tmp).chmod(0o644)
+        Path(tmp).replace(path)
         tmp = None
         fsync_directory(path.parent)
     except OSError as e:
@@ -97,7 +97,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     finally:
         if tmp is not None:
             with contextlib.suppress(OSError):
-                os.unlink(tmp)
+                Path(tmp).unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -122,7 +122,7 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
         raise EvidenceError(f"{path} does not exist", f"expected a document of schema {schema}") from e
     except OSError as e:
         raise EvidenceError(f"cannot read {path}: {e.strerror}", "check the path and its permissions") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise EvidenceError(f"{path} is not JSON ({e})", "the file is damaged: make it again") from e
     found = value.get("schema") if isinstance(value, dict) else None
     if found != schema:
@@ -139,25 +139,42 @@ def building(target: Path) -> Iterator[Path]:
 
     An existing ``target`` is replaced only then; on an error nothing of the new folder stays.
     """
-    tmp: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    except OSError as e:
+        _fail(e, target)
+    try:
         tmp.chmod(0o755)
         yield tmp
-        old: Path | None = None
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-            os.replace(target, old / target.name)
-        os.replace(tmp, target)
-        tmp = None
-        fsync_directory(target.parent)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        try:
+            _replace_folder(tmp, target)
+        except OSError as e:
+            _fail(e, target)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
             _fail(e, target)
         raise
     finally:
-        if tmp is not None:
-            shutil.rmtree(tmp, ignore_errors=True)
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Rename ``new`` to ``target``; what was there goes only once the new one stands, and comes back if it cannot."""
+    if not target.exists():
+        new.replace(target)
+        fsync_directory(target.parent)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    try:
+        target.replace(aside / target.name)
+        try:
+            new.replace(target)
+        except OSError:
+            (aside / target.name).replace(target)
+            raise
+        fsync_directory(target.parent)
+    finally:
+        # Still holding the old folder means that it could not be put back: leave it to be found.
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)

@@ -21,7 +21,7 @@ def require(module: str, *, extra: str, purpose: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as e:
+    except (ImportError, OSError) as e:  # OSError: a shared library that does not load
         raise MissingDependencyError(
             f"{purpose} needs the package '{module.partition('.')[0]}', which did not import ({e})",
             f"pip install 'edgekd[{extra}]'",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from edgekd.errors import UsageError
+from edgekd.errors import MissingDependencyError, UsageError
 
 GROUPS = ("edgekd.exporters", "edgekd.runtimes", "edgekd.devices", "edgekd.tasks")
 
@@ -26,7 +26,7 @@ def plugin_path(group: str, name: str) -> str:
         noun = group.rpartition(".")[2].removesuffix("s")
         known = ", ".join(found) or "none: is edgekd installed?"
         raise UsageError(f"no {noun} is called '{name}'", f"known: {known}")
-    return found[name].value
+    return f"{found[name].module}:{found[name].attr}"
 
 
 def load_plugin(group: str, name: str) -> Any:
@@ -39,8 +39,17 @@ def load_plugin(group: str, name: str) -> Any:
 
 
 def load_path(path: str) -> Any:
-    """Import ``module:attribute``."""
+    """Import ``module:attribute``.
+
+    Raises:
+        MissingDependencyError: the module does not import, or has no such attribute.
+    """
     import importlib
 
     module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        raise MissingDependencyError(
+            f"the plugin {path} does not load ({e})", "install it again, or what it needs"
+        ) from e

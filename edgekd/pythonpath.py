@@ -27,8 +27,18 @@ def resolve_python(reference: str, search: Path | None) -> Any:
         raise UsageError(f"{reference!r} is not a python reference", "write python:package.module:factory")
     if search is not None and str(search) not in sys.path:
         sys.path.insert(0, str(search))
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise UsageError(
+            f"{reference!r}: '{module_name}' is not a module name",
+            "write python:package.module:factory, without a path and without .py",
+        )
     try:
         module = importlib.import_module(module_name)
+    except SyntaxError as e:
+        raise UsageError(
+            f"cannot import '{module_name}' for {reference!r}: {e.filename}:{e.lineno}: {e.msg}",
+            "mend that line",
+        ) from e
     except ImportError as e:
         raise UsageError(
             f"cannot import '{module_name}' for {reference!r} ({e})",

@@ -7,15 +7,23 @@ the filled-in text is what the run keeps.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from edgekd.errors import RecipeError
+from edgekd.strict_yaml import line_of, read_yaml, shown
 
 SPLITS = ("train", "calibration", "select", "test")
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -23,7 +31,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TaskBlock(_Block):
@@ -69,7 +77,7 @@ class TeacherBlock(_Block):
 
     model: str
     weights: str = ""
-    prepare: dict[str, Any] = {}
+    prepare: dict[str, JsonValue] = {}
     train: TrainBlock | None = None
 
 
@@ -78,7 +86,7 @@ class StudentBlock(_Block):
 
     model: str
     weights: str = ""
-    prepare: dict[str, Any] = {}
+    prepare: dict[str, JsonValue] = {}
     naive: Annotated[int, Field(ge=0, le=20)] = 0
 
 
@@ -167,7 +175,7 @@ class Recipe(_Block):
     shapes: dict[str, list[str]] = {}
     measure: MeasureBlock = MeasureBlock()
     gates: GatesBlock
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, JsonValue] = {}
     release: ReleaseBlock = ReleaseBlock()
 
     @field_validator("quantize")
@@ -208,62 +216,6 @@ class Recipe(_Block):
         return self
 
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, (str, int, float, bool)):
-            raise yaml.constructor.ConstructorError(
-                None, None, "keys must be plain text", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key '{key}' is given twice", key_node.start_mark
-            )
-        seen[key] = loader.construct_object(value_node, deep=True)
-    return seen
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _expand(text: str, environ: Mapping[str, str], path: Path) -> str:
-    def fill(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        value = environ.get(name) or default
-        if value is None:
-            raise RecipeError(f"{path}: ${{{name}}} is not set", f"set the environment variable {name}")
-        return value
-
-    return _VARIABLE.sub(fill, text)
-
-
-def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
-    """Line (from 1) of a key path in a composed document; of its nearest ancestor where it is absent."""
-    line = 1
-    for step in location:
-        if isinstance(node, yaml.MappingNode):
-            for key_node, value_node in node.value:
-                if str(key_node.value) == str(step):
-                    node, line = value_node, key_node.start_mark.line + 1
-                    break
-            else:
-                break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
-
-
 def _nearest(key: str, known: list[str]) -> str:
     import difflib
 
@@ -274,24 +226,37 @@ def _nearest(key: str, known: list[str]) -> str:
 def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """Keys that are allowed in the block around ``location``."""
     for step in location[:-1]:
-        info = model.model_fields.get(str(step))
-        candidates = [] if info is None else [info.annotation, *getattr(info.annotation, "__args__", ())]
-        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if isinstance(step, int):
+            continue  # the list's own step has found the model of its items
+        info = model.model_fields.get(step)
+        inner = None if info is None else _block_in(info.annotation)
         if inner is None:
             return []
         model = inner
     return list(model.model_fields)
 
 
+def _block_in(annotation: Any) -> type[BaseModel] | None:
+    """The block inside ``X``, ``X | None``, ``list[str | X]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_block_in, getattr(annotation, "__args__", ()))), None)
+
+
 def _refuse(
     error: ValidationError, path: Path, root: yaml.Node | None, model: type[BaseModel]
 ) -> RecipeError:
-    first = error.errors()[0]
+    errors = error.errors()
+    # A misspelt key also makes the right one missing: the misspelling is the news.
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    if first["loc"][-1:] == ("str",) and isinstance(first["input"], dict):
+        # `targets` takes text or a block: for a block, what is wrong inside it is the news.
+        first = errors[1]
     location = tuple(
         s for s in first["loc"] if not (isinstance(s, str) and s in ("str", "TargetBlock", "[key]"))
     )
     key = ".".join(map(str, location)) or "the recipe"
-    where = f"{path}:{_line_of(root, location)}"
+    where = f"{path}:{line_of(root, location)}"
     if first["type"] == "extra_forbidden":
         return RecipeError(
             f"{where}: unknown key '{key}'", _nearest(str(location[-1]), _known_keys(model, location))
@@ -301,33 +266,12 @@ def _refuse(
             f"{where}: '{key}' is missing", "see docs/recipe.md, or `edgekd init` for one that runs"
         )
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+    shown = "" if first["type"] == "value_error" else f", got {shown(first['input'])}"
     return RecipeError(f"{where}: '{key}': {message}{shown}", "see docs/recipe.md")
 
 
 def _parse(path: Path, environ: Mapping[str, str], model: type[_Block], unwrap: str) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise RecipeError(
-            f"cannot read {path}: {e.strerror}", "check the path, or write one with `edgekd init`"
-        ) from e
-    except UnicodeDecodeError as e:
-        raise RecipeError(f"{path} is not UTF-8 text ({e.reason})", "is this a recipe?") from e
-    text = _expand(text, environ, path)
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"{where}: {e.problem or e.context}", "mend the YAML") from e
-    except (yaml.YAMLError, RecursionError, ValueError) as e:
-        raise RecipeError(f"{path} is not YAML ({e})", "mend the file") from e
-    if not isinstance(value, dict):
-        raise RecipeError(
-            f"{path}:1: expected keys and values, got {type(value).__name__}", "see docs/recipe.md"
-        )
+    value, root = read_yaml(path, environ)
     if unwrap and set(value) == {unwrap} and isinstance(root, yaml.MappingNode):
         value, root = value[unwrap], root.value[0][1]
     try:

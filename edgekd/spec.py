@@ -100,7 +100,18 @@ def parse_shapes(options: Sequence[str]) -> dict[str, tuple[tuple[int, ...], ...
                 f"--shape {option!r} is not of the form NAME=MIN[:OPT:MAX]",
                 "for example --shape image=1x3x32x32",
             )
-        shapes[name] = (parts[0],) * 3 if len(parts) == 1 else (parts[0], parts[1], parts[2])
+        if name in shapes:
+            raise UsageError(f"--shape {name} is given twice", "give one per input")
+        low, opt, high = parts * 3 if len(parts) == 1 else parts
+        ordered = len(low) == len(opt) == len(high) and all(
+            a <= b <= c for a, b, c in zip(low, opt, high, strict=True)
+        )
+        if not ordered:
+            raise UsageError(
+                f"--shape {option!r} does not have MIN <= OPT <= MAX in every dimension",
+                "for example --shape image=1x3x32x32:4x3x32x32:8x3x32x32",
+            )
+        shapes[name] = (low, opt, high)
     return shapes
 
 
@@ -110,7 +121,7 @@ def concrete_shape(
     """The shape to draw an input in: ``--shape`` where given (its OPT), else ``batch`` for a leading symbol.
 
     Raises:
-        UsageError: another dimension varies and no ``--shape`` says how large it is.
+        UsageError: another dimension varies and no ``--shape`` says how large it is, or it contradicts the model.
     """
     if spec.name in shapes:
         shape = shapes[spec.name][1]
@@ -119,6 +130,12 @@ def concrete_shape(
                 f"--shape {spec.name} has {len(shape)} dimensions, the model's input has {len(spec.shape)}",
                 f"the model wants {spec}",
             )
+        for want, got in zip(spec.shape, shape, strict=True):
+            if isinstance(want, int) and want != got:
+                raise UsageError(
+                    f"--shape {spec.name} asks for {'x'.join(map(str, shape))}, where the model has {want} for {got}",
+                    f"the model wants {spec}",
+                )
         return shape
     out: list[int] = []
     for i, dim in enumerate(spec.shape):

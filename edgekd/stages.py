@@ -123,7 +123,7 @@ class StageStore:
         final = self.folder(kind, key)
         work = self.root / "work" / f"{kind}-{final.name[:32]}"
         fresh = (self.fresh and digest not in self._rebuilt) or not reuse
-        with _lock(self.root / "locks" / f"{kind}-{final.name[:32]}"):
+        with _lock(_lock_path(self.root, kind, final.name)):
             started = time.monotonic()
             if not fresh and is_whole(final):
                 result = StageResult(name=name, folder=final, digest=digest, cached=True, seconds=0.0)
@@ -187,8 +187,33 @@ def _size(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
+def _lock_path(root: Path, kind: str, digest: str) -> Path:
+    return root / "locks" / f"{kind}-{digest[:32]}"
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process is building under this lock right now."""
+    try:
+        import fcntl
+
+        fd = os.open(lock, os.O_RDWR)
+    except (ImportError, FileNotFoundError):
+        return False
+    except OSError:
+        return True  # another user's: not ours to remove
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def collect_garbage(root: Path, *, older_than_days: float) -> CacheUse:
     """Remove stages not made within ``older_than_days``, work folders that no process holds, and leftovers.
+
+    A stage that is being built is left alone however old its folders look: a training writes for hours below them.
 
     Raises:
         StorageError: a folder cannot be removed.
@@ -202,7 +227,8 @@ def collect_garbage(root: Path, *, older_than_days: float) -> CacheUse:
                 stale = folder.stat().st_mtime < horizon or (
                     leftover and folder.stat().st_mtime < time.time() - 3600
                 )
-                if not stale:
+                digest = folder.name.removeprefix(".").partition(".")[0]
+                if not stale or _is_held(_lock_path(root, kind.name, digest)):
                     kept += not leftover
                     continue
                 freed += _size(folder)
@@ -213,7 +239,7 @@ def collect_garbage(root: Path, *, older_than_days: float) -> CacheUse:
             except OSError as e:
                 raise storage_error(e, folder) from e
     for work in sorted((root / "work").glob("*")) if (root / "work").is_dir() else []:
-        if work.stat().st_mtime < horizon:
+        if work.stat().st_mtime < horizon and not _is_held(root / "locks" / work.name):
             freed += _size(work)
             shutil.rmtree(work, ignore_errors=True)
             removed += 1

@@ -16,7 +16,7 @@ from edgekd.quantize.config import QuantConfig
 from edgekd.spec import TensorSpec
 
 _TARGET = re.compile(
-    r"^(?P<device>[A-Za-z0-9_./-]+):(?P<runtime>[a-z0-9_-]+)(?:\+(?P<provider>[A-Za-z0-9_-]+))?$"
+    r"(?P<device>[A-Za-z0-9_./-]+):(?P<runtime>[a-z0-9_-]+)(?:\+(?P<provider>[A-Za-z0-9_-]+))?"
 )
 
 
@@ -49,7 +49,7 @@ def parse_target(text: str, *, required: bool = True) -> Target:
     Raises:
         UsageError: not of that form.
     """
-    match = _TARGET.match(text)
+    match = _TARGET.fullmatch(text)
     if match is None:
         raise UsageError(
             f"target {text!r} is not of the form device:runtime[+provider]", "for example cpu:onnxruntime"

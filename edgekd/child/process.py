@@ -155,12 +155,12 @@ class ChildProcess:
                 f"{self.purpose} was killed by SIGKILL, most likely for memory{hint}",
                 "free memory, or use a smaller batch or model", outcome="out of memory",
             )  # fmt: skip
+        if any(s in tail for s in ("bad_alloc", "MemoryError", "allocate memory", "out of memory")):
+            return ChildError(
+                f"{self.purpose} ran out of memory{hint}", "raise the limit", outcome="out of memory"
+            )
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            if any(s in tail for s in ("bad_alloc", "MemoryError", "allocate memory", "out of memory")):
-                return ChildError(
-                    f"{self.purpose} ran out of memory{hint}", "raise the limit", outcome="out of memory"
-                )
             return ChildError(
                 f"{self.purpose} crashed with {name}{hint}",
                 "the runtime cannot run this model: try another graph level or runtime version",

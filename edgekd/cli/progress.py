@@ -7,17 +7,19 @@ import time
 
 from edgekd.stages import StageResult
 
-_started: dict[str, float] = {}
+_shown: set[str] = set()
 
 
 def stage_line(event: str, name: str, result: StageResult | None) -> None:
     """One line per stage: what is being done, then that it is done or was there already."""
     if event == "start":
-        _started[name] = time.monotonic()
         if sys.stderr.isatty():
             print(f"  … {name}", end="\r", file=sys.stderr, flush=True)
         return
     if result is not None:
+        if result.cached and result.digest in _shown:
+            return  # one stage may serve several steps of a run
+        _shown.add(result.digest)
         how = "cached" if result.cached else f"{result.seconds:.1f} s"
         clear = "\x1b[2K" if sys.stderr.isatty() else ""
         print(f"{clear}  ✓ {name} ({how})", file=sys.stderr, flush=True)

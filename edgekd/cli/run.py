@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     base = args.recipe.resolve().parent
     store, bar = options.store(args), TrainingBar()
     if args.only:
+        line.check_names(recipe)
         made = line.make_models(recipe, base, store, bar)
         if args.only == "distill":
             print(f"distilled: {getattr(made.student, 'folder', '')}")

@@ -25,12 +25,13 @@ class ImageFolder:
 
     @cached_property
     def rows(self) -> list[tuple[Path, int]]:
-        classes = sorted(p for p in self.path.iterdir() if p.is_dir())
+        # Hidden folders (.git, .ipynb_checkpoints) would shift every class by one.
+        classes = sorted(p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith("."))
         found = [
             (file, label)
             for label, folder in enumerate(classes)
             for file in sorted(folder.iterdir())
-            if file.suffix.lower() in _SUFFIXES
+            if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
         ]
         if not found:
             raise DataError(f"{self.path} holds no images", "expected folder/<class>/<image file>")
@@ -42,7 +43,7 @@ class ImageFolder:
             try:
                 with image_module.open(file) as image:
                     pixels = np.asarray(image.convert("RGB"))
-            except (OSError, ValueError) as e:
+            except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as e:
                 raise DataError(f"cannot decode {file} ({e})", "remove or replace the file") from e
             yield Example(id=str(file.relative_to(self.path)), inputs={"image": pixels}, label=label)
 

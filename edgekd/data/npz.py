@@ -62,7 +62,8 @@ def load_arrays(path: Path) -> dict[str, Array]:
         KeyError,
         EOFError,
         struct.error,
-        NotImplementedError,
+        RuntimeError,  # an encrypted member, a compression that zipfile does not know
+        MemoryError,  # a header that claims more than there is
     ) as e:
         reason = "it holds pickled objects" if "pickle" in str(e) else str(e)
         raise DataError(f"cannot read {path} as .npz ({reason})", "write it again with numpy.savez") from e

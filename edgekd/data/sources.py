@@ -8,7 +8,7 @@ References: a path (``.npz``, ``.csv``, ``.jsonl``, ``.parquet``, or a folder of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ class PythonSource:
     search: Path | None
 
     def __iter__(self) -> Iterator[Example]:
+        if not isinstance(self.made, Iterable):
+            raise DataError(
+                f"{self.reference} gave a {type(self.made).__name__}, which has no rows",
+                "return something that can be iterated over",
+            )
         for row, item in enumerate(self.made):
             if not isinstance(item, Example):
                 raise DataError(

@@ -62,7 +62,8 @@ class TableSource:
             for batch in parquet.ParquetFile(self.path).iter_batches():
                 yield from batch.to_pylist()
             return
-        with self.path.open(encoding="utf-8", newline="") as f:
+        # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
+        with self.path.open(encoding="utf-8-sig", newline="") as f:
             if suffix == ".csv":
                 yield from csv.DictReader(f)
                 return
@@ -85,7 +86,7 @@ class TableSource:
                 where = f"{self.path}, row {index + 1}"
                 if None in row or None in row.values():
                     raise DataError(
-                        f"{where}: the number of columns differs from the header's", "mend the row"
+                        f"{where}: a value is missing, or there are more of them than columns", "mend the row"
                     )
                 yield Example(
                     id=str(row.get("id", index)),
@@ -99,7 +100,7 @@ class TableSource:
                         n.removeprefix("slice_"): str(v) for n, v in row.items() if n.startswith("slice_")
                     },
                 )
-        except (OSError, UnicodeDecodeError, csv.Error) as e:
+        except (OSError, ValueError, csv.Error) as e:  # pyarrow's ArrowInvalid is a ValueError
             raise DataError(f"cannot read {self.path} ({e})", "check the file") from e
 
     @property

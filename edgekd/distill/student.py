@@ -21,7 +21,7 @@ def prepare_training_set(task: Task, split: str, student: ModelIO, teacher: Mode
     """Prepare every example of ``split`` once, for the student and (where it prepares otherwise) the teacher.
 
     Raises:
-        DataError: no examples, or one without a whole-number label.
+        DataError: no examples, one without a whole-number label, or of another size than those before it.
     """
     same = teacher is not None and (teacher.inputs, teacher.prepare, teacher.rename) == (
         student.inputs, student.prepare, student.rename,
@@ -43,11 +43,9 @@ def prepare_training_set(task: Task, split: str, student: ModelIO, teacher: Mode
                     f"example {example.id} has other arrays than those before it", "give all rows alike"
                 )
             theirs = {s.name: [] for s in teacher.inputs}
-        for name, feed in task.prepare(example, student).items():
-            own[name].append(feed[0])
+        _append(own, task.prepare(example, student), example.id)
         if teacher is not None and theirs:
-            for name, feed in task.prepare(example, teacher).items():
-                theirs[name].append(feed[0])
+            _append(theirs, task.prepare(example, teacher), example.id)
         labels.append(int(example.label))
     if not labels:
         raise DataError(f"the split '{split}' is empty", "check the recipe's task.data")
@@ -56,6 +54,17 @@ def prepare_training_set(task: Task, split: str, student: ModelIO, teacher: Mode
     if teacher is not None:
         teacher_side = stacked if same else {k: np.stack(v) for k, v in theirs.items()}
     return TrainingSet(student=stacked, labels=np.asarray(labels, np.int64), teacher=teacher_side)
+
+
+def _append(columns: dict[str, list[Array]], feeds: Mapping[str, Array], row: str) -> None:
+    for name, feed in feeds.items():
+        column = columns[name]
+        if column and column[0].shape != feed.shape[1:]:
+            raise DataError(
+                f"training example {row} has the shape {feed.shape[1:]}, those before it {column[0].shape}",
+                "bring all to one size (prepare.size)",
+            )
+        column.append(feed[0])
 
 
 def train_model(

@@ -121,11 +121,14 @@ class _Checkpoint:
         if not self.path.is_file():
             return 0, []
         safetensors = require("safetensors", extra="torch", purpose="reading checkpoints")
-        with safetensors.safe_open(str(self.path), framework="pt") as f:
-            meta = f.metadata() or {}
-            if meta.get("tag") != self.tag:
-                return 0, []
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a mapping
+        try:
+            with safetensors.safe_open(str(self.path), framework="pt") as f:
+                meta = f.metadata() or {}
+                if meta.get("tag") != self.tag:
+                    return 0, []
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a mapping
+        except safetensors.SafetensorError:
+            return 0, []  # a checkpoint that the disk damaged: start over
         module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         for name, parameter in module.named_parameters():
             if f"momentum.{name}" in tensors:
@@ -205,6 +208,12 @@ def train(
                     with torch.no_grad():
                         soft = teacher(*tx.values()).float()
                 logits = module(*x.values()).float()
+            if logits.ndim != 2 or (soft is not None and soft.shape != logits.shape):
+                raise ModelError(
+                    f"the network answers with shape {tuple(logits.shape)}"
+                    + (f", the teacher with {tuple(soft.shape)}" if soft is not None else ""),
+                    "training needs (batch, classes), the same for both",
+                )
             if int(y.max()) >= logits.shape[1] or int(y.min()) < 0:
                 raise DataError(
                     f"training labels run from {int(y.min())} to {int(y.max())}, the network has {logits.shape[1]} classes",

@@ -119,7 +119,9 @@ def save_measurement(measurement: Measurement, path: Path) -> None:
                     "warmup": {k: dict(v) for k, v in r.warmup.items()},
                     "children": {k: dict(v) for k, v in r.children.items()},
                     "ledger": dict(r.ledger),
-                    "block_minima_ns": {arm: [int(b.min()) for b in blocks] for arm, blocks in r.blocks.items()},
+                    "block_minima_ns": {
+                        arm: [int(b.min()) for b in blocks] for arm, blocks in r.blocks.items()
+                    },
                 }
                 for r in measurement.restarts
             ],
@@ -142,7 +144,9 @@ def load_measurement(path: Path) -> Measurement:
     value = read_json(path, MEASUREMENT_SCHEMA)
     try:
         if Path(value["samples"]).name != value["samples"]:
-            raise EvidenceError(f"{path} names samples outside its folder: {value['samples']!r}", "do not use it")
+            raise EvidenceError(
+                f"{path} names samples outside its folder: {value['samples']!r}", "do not use it"
+            )
         rows = path.with_name(value["samples"])
         if not rows.is_file():
             raise EvidenceError(f"{rows}, the samples of {path.name}, is missing", "measure again")

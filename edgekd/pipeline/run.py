@@ -20,7 +20,7 @@ from edgekd.gates.verdict import Verdict
 from edgekd.measure import ledger
 from edgekd.model import Model
 from edgekd.models import open_reference
-from edgekd.pipeline.artifacts import export_model, quantize_artifact
+from edgekd.pipeline.artifacts import export_model, exporter_for, quantize_artifact
 from edgekd.pipeline.candidates import Job, collect_select, collect_test
 from edgekd.pipeline.collect import Feeds, evaluate_artifact
 from edgekd.pipeline.folder import RunFolder, check_out
@@ -50,7 +50,12 @@ class Made:
 
 def task_spec(recipe: Recipe, base: Path) -> TaskSpec:
     """The recipe's task as plain data."""
-    return TaskSpec(kind=recipe.task.kind, metric=recipe.task.metric, data={str(k): v for k, v in recipe.task.data.items()}, base=str(base))
+    return TaskSpec(
+        kind=recipe.task.kind,
+        metric=recipe.task.metric,
+        data={str(k): v for k, v in recipe.task.data.items()},
+        base=str(base),
+    )
 
 
 def _is_torch(reference: str) -> bool:
@@ -247,6 +252,17 @@ def targets_of(recipe: Recipe) -> list[ResolvedTarget | AbsentTarget]:
     return found
 
 
+def check_names(recipe: Recipe) -> list[ResolvedTarget | AbsentTarget]:
+    """Look up every format and target before any work is done.
+
+    Raises:
+        UsageError: an unknown one.
+    """
+    for format_name in recipe.export:
+        exporter_for(format_name)
+    return targets_of(recipe)
+
+
 def run_recipe(
     recipe: Recipe,
     *,
@@ -269,7 +285,7 @@ def run_recipe(
         EdgeKDError: as the stages say; ``out`` is then as it was.
     """
     check_out(out)
-    targets = targets_of(recipe)
+    targets = check_names(recipe)
     task = task_spec(recipe, base)
     digests = {s: task.split_digest(s) for s in ("select", "test") if s in task.data}
     made = make_models(recipe, base, store, progress)
@@ -293,6 +309,7 @@ def run_recipe(
         folder.add_artifact("teacher", teacher[1])
         candidates: list[Candidate] = []
         selected: dict[str, str] = {}
+        optional: list[str] = []
         chain: tuple[Hop, ...] = ()
         absent: list[AbsentTarget] = []
         for target in targets:
@@ -307,12 +324,14 @@ def run_recipe(
             digest, judged = judge_target(job, students)
             selected[str(target.target)] = digest
             candidates += judged
+            if not target.target.required:
+                optional.append(str(target.target))
             if not chain:
                 chain = _chain(made, students, job, teacher)
         write_json(root / "recipe.json", recipe.model_dump(mode="json"))
         run = Run(
             name=recipe.name, policy=recipe.gates.model_dump(mode="json", exclude_none=True),
-            artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=tuple(absent),
+            artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=tuple(absent), optional=tuple(optional),
             chain=chain, notes=tuple(notes), regression_baseline=state, environment=ledger.machine(),
             provenance=recipe.provenance, collected_at=utc_now(), edgekd=edgekd.__version__,
         )  # fmt: skip

@@ -60,5 +60,7 @@ def present_target(text: str) -> ResolvedTarget:
 
 
 def torch_target() -> ResolvedTarget:
-    """Where torch modules are evaluated for the chain."""
-    return present_target("cpu:torch")
+    """Where torch modules are evaluated for the chain; not probed, so that a cached run never imports torch."""
+    return ResolvedTarget(
+        target=parse_target("cpu:torch"), runtime_paths={"torch": plugin_path("edgekd.runtimes", "torch")}
+    )

@@ -17,6 +17,9 @@ from edgekd.spec import TensorSpec
 from edgekd.tasks.task import ModelIO, Prediction
 
 METRICS = ("top1", "top5")
+LAYOUTS = ("NCHW", "NHWC")
+#: Quantized softmax outputs overshoot [0, 1] by up to one step of 1/255; logits overshoot by far more.
+_PROBS_SLACK = 0.01
 PREPARE_KEYS = ("scale", "mean", "std", "layout", "size")
 
 
@@ -31,7 +34,14 @@ def bind_inputs(example: Example, model: ModelIO) -> dict[str, Array]:
     own = [n for n in example.inputs if n.startswith(role)]
     bound: dict[str, Array] = {}
     for spec in model.inputs:
-        for name in (model.rename.get(spec.name), role + spec.name, spec.name):
+        renamed = model.rename.get(spec.name)
+        if renamed is not None and renamed not in example.inputs:
+            raise DataError(
+                f"the {model.role}'s input '{spec.name}' is mapped to '{renamed}', which the data does not have "
+                f"(arrays: {', '.join(example.inputs) or 'none'})",
+                f"correct --map {model.role}:{spec.name}=ARRAY",
+            )
+        for name in (renamed, role + spec.name, spec.name):
             if name is not None and name in example.inputs:
                 bound[spec.name] = example.inputs[name]
                 break
@@ -51,7 +61,7 @@ def answer_of(outputs: Mapping[str, Array], model: ModelIO) -> Array:
     """The (classes,) scores of one example, as logits (log of the values where the output holds probabilities).
 
     Raises:
-        DataError: no such output, several to choose from, not (1, classes), or not finite.
+        DataError: no such output, several to choose from, not (1, classes), not finite, or no probabilities.
     """
     name = model.output.get("name")
     if name is None:
@@ -81,6 +91,12 @@ def answer_of(outputs: Mapping[str, Array], model: ModelIO) -> Array:
             "the model is broken for this input: compare it with its source (`edgekd compare`)",
         )
     if model.output.get("kind") == "probs":
+        if scores.min() < -_PROBS_SLACK or scores.max() > 1 + _PROBS_SLACK:
+            raise DataError(
+                f"the {model.role}'s output '{name}' runs from {scores.min():.3g} to {scores.max():.3g}, "
+                "which are not probabilities",
+                f"say --output {name}:logits",
+            )
         scores = np.log(np.maximum(scores, np.float32(1e-12)))
     return scores
 
@@ -146,6 +162,10 @@ class Classification:
                     "check that data and model use the same classes",
                 )
             if self.metric == "top5":
+                if classes <= 5:
+                    raise DataError(
+                        f"top5 of a model with {classes} classes is always right", "use the metric top1"
+                    )
                 scores[i] = float(label in np.argsort(-prediction.logits, kind="stable")[:5])
             else:
                 scores[i] = float(prediction.value == label)
@@ -173,15 +193,41 @@ class ImageClassification(Classification):
         if array.dtype != np.uint8 or not spec.dtype.startswith("float") or array.ndim != 3:
             return np.asarray(array)
         keys = model.prepare
+        layout = keys.get("layout", "NCHW")
+        if layout not in LAYOUTS:
+            raise UsageError(f"prepare.layout {layout!r} is not known", f"choose {' or '.join(LAYOUTS)}")
         if "size" in keys:
-            height, width = (keys["size"],) * 2 if isinstance(keys["size"], int) else keys["size"]
-            if array.shape[:2] != (height, width):
-                image = require("PIL.Image", extra="data", purpose="resizing images")
-                array = np.asarray(image.fromarray(array).resize((width, height), image.Resampling.BILINEAR))
-        out: Array = array.astype(np.float32) / np.float32(keys.get("scale", 1.0))
-        out = (out - np.asarray(keys.get("mean", 0.0), np.float32)) / np.asarray(
-            keys.get("std", 1.0), np.float32
+            array = _resize(array, keys["size"])
+        try:
+            out: Array = array.astype(np.float32) / np.float32(keys.get("scale", 1.0))
+            out = (out - np.asarray(keys.get("mean", 0.0), np.float32)) / np.asarray(
+                keys.get("std", 1.0), np.float32
+            )
+        except (TypeError, ValueError) as e:
+            raise UsageError(
+                f"prepare's scale, mean and std do not fit an image of shape {array.shape} ({e})",
+                "give one number, or one per channel; images are (height, width, channels)",
+            ) from e
+        return (out.transpose(2, 0, 1) if layout == "NCHW" else out).astype(spec.dtype)
+
+
+def _resize(array: Array, size: Any) -> Array:
+    """A uint8 image resized, bilinear, to ``size``: one number, or (height, width)."""
+    wanted = [size, size] if isinstance(size, int) else size
+    if not (
+        isinstance(wanted, (list, tuple))
+        and len(wanted) == 2
+        and all(type(d) is int and d > 0 for d in wanted)
+    ):
+        raise UsageError(f"prepare.size {size!r} is not a size", "give one number, or [height, width]")
+    height, width = wanted
+    if array.shape[:2] == (height, width):
+        return array
+    if array.shape[2] not in (1, 3, 4):
+        raise DataError(
+            f"an image of shape {array.shape} cannot be resized",
+            "images are (height, width, 1, 3 or 4 channels)",
         )
-        if keys.get("layout", "NCHW") == "NCHW":
-            out = out.transpose(2, 0, 1)
-        return out.astype(spec.dtype)
+    image = require("PIL.Image", extra="data", purpose="resizing images")
+    pixels = image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    return np.asarray(pixels.resize((width, height), image.Resampling.BILINEAR)).reshape(height, width, -1)

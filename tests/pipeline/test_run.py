@@ -1,0 +1,215 @@
+"""``edgekd run``: the whole line on digits, twice, killed in the middle, and with what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+RECIPE = """
+edgekd: 1
+name: small
+task:
+  data:
+    train: "sklearn:digits#train"
+    calibration: "sklearn:digits#calibration"
+    select: "sklearn:digits#select"
+    test: "sklearn:digits#test"
+teacher: {model: "zoo:digits-cnn-student", train: {epochs: TEACHER, lr: 0.05, batch: 64, seed: 3}}
+student: {model: "zoo:digits-cnn-student", naive: 1}
+distill: {epochs: STUDENT, lr: 0.05, batch: 64, augment: [shift1]}
+targets: [cpu:onnxruntime, {target: "cuda:tensorrt", required: false}]
+gates:
+  accuracy: {max_drop: 0.5}
+  latency: {max_ratio: 20}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("TEACHER", "2").replace("STUDENT", "3"))
+    return tmp_path
+
+
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "EDGEKD_CACHE": str(cache), **more}
+
+
+def edgekd(place: Path, *args: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgekd", *args],
+        cwd=place, env=environment(place / "cache", **more), capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+
+
+def artifacts(run: Path) -> dict[str, str]:
+    """Name -> digest of every artifact and model of a run."""
+    made = {
+        str(p.parent.relative_to(run)): json.loads(p.read_text())["digest"]
+        for p in (run / "artifacts").glob("*/artifact.json")
+    }
+    made.update(
+        {
+            str(p.parent.relative_to(run)): json.loads(p.read_text())["weights_sha256"]
+            for p in (run / "models").glob("*/model.json")
+        }
+    )
+    return made
+
+
+def killed_when(place: Path, cache: Path, there: Callable[[Path], bool]) -> None:
+    """Start a run and kill -9 its whole session as soon as ``there(cache)`` holds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgekd", "run", "recipe.yaml", "--out", "out"],
+        cwd=place, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 400
+    try:
+        while not there(cache):
+            assert process.poll() is None, "the run ended before the moment to kill it came"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_the_line_ends_in_a_verdict_and_a_second_run_redoes_nothing(place: Path) -> None:
+    done = edgekd(place, "run", "recipe.yaml", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    run = place / "out"
+    for name in ("run.json", "verdict.json", "report.md", "report.html", "recipe.json"):
+        assert (run / name).is_file(), name
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert verdict["decision"] == "pass"
+    assert {g["gate"] for g in verdict["gates"] if g["target"] == "cpu:onnxruntime"} == {
+        "accuracy",
+        "latency",
+    }
+    assert {c["dtype"] for c in verdict["candidates"] if c["target"] == "cpu:onnxruntime"} == {
+        "float32",
+        "int8",
+    }
+    hops = [h["hop"] for h in json.loads((run / "run.json").read_text())["chain"]]
+    assert hops == ["teacher", "naive", "distilled", "exported", "quantized"]
+    absent = json.loads((run / "run.json").read_text())["absent"]
+    assert [(a["target"], a["required"]) for a in absent] == [("cuda:tensorrt", False)]
+    assert "tensorrt" in done.stdout
+
+    # torch is not there the second time: everything comes out of the cache.
+    (place / "poison" / "torch").mkdir(parents=True)
+    (place / "poison" / "torch" / "__init__.py").write_text("raise ImportError('torch was imported')")
+    again = edgekd(place, "run", "recipe.yaml", "--out", "out", PYTHONPATH=str(place / "poison"))
+    assert again.returncode == 0, again.stderr
+    stages = [line for line in again.stderr.splitlines() if "✓" in line]
+    assert stages
+    assert [line for line in stages if "(cached)" not in line] == []
+    second = json.loads((run / "verdict.json").read_text())
+    assert second["gates"] == verdict["gates"]
+
+    # Released, verified, and judged again from the bundle's own evidence.
+    assert edgekd(place, "release", "out", "-o", "bundle").returncode == 0
+    assert edgekd(place, "verify", "bundle").returncode == 0
+    assert edgekd(place, "verify", "bundle.tar").returncode == 0
+    model = next((place / "bundle").rglob("*.onnx"))
+    damaged = bytearray(model.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    model.write_bytes(bytes(damaged))
+    refused = edgekd(place, "verify", "bundle")
+    assert refused.returncode == 5
+    assert model.name in refused.stderr
+    assert edgekd(place, "report", "out", "--format", "junit").stdout.startswith("<?xml")
+
+
+def test_kill_9_in_training_and_in_quantization_then_resume_to_the_same_bytes(place: Path) -> None:
+    whole = edgekd(place, "run", "recipe.yaml", "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    cache = place / "killed"
+
+    def trained_one_epoch(root: Path) -> bool:
+        # The student's stage: the teacher's is finished already.
+        return bool(list((root / "train").glob("[0-9a-f]*"))) and bool(
+            list((root / "work").glob("train-*/resume/checkpoint.safetensors"))
+        )
+
+    killed_when(place, cache, trained_one_epoch)
+    assert not (place / "out").exists()
+    assert len(list((cache / "train").glob("[0-9a-f]*"))) == 1
+    checkpoint = next((cache / "work").glob("train-*/resume/checkpoint.safetensors"))
+    assert checkpoint.stat().st_size > 0
+
+    killed_when(place, cache, lambda root: bool(list((root / "quantize").glob(".*.tmp"))))
+    assert not list((cache / "quantize").glob("[0-9a-f]*"))
+    assert not (place / "out").exists()
+
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekd", "run", "recipe.yaml", "--out", "out"],
+        cwd=place, env=environment(cache), capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "distilled student (cached)" in done.stderr
+    assert artifacts(place / "out") == artifacts(place / "whole")
+
+
+def test_interrupted_by_the_user_is_130_and_leaves_nothing_half_made(place: Path) -> None:
+    cache = place / "cache"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgekd", "run", "recipe.yaml", "--out", "out"],
+        cwd=place, env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not list((cache / "work").glob("train-*/resume/checkpoint.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("max_drop", "max_dorp", ["recipe.yaml:15", "gates.accuracy.max_dorp", "did you mean 'max_drop'"]),
+        ("cpu:onnxruntime", "cpu:onnxruntim", ["runtime 'onnxruntim'", "onnxruntime"]),
+        ("zoo:digits-cnn-student", "zoo:digits-rnn", ["zoo has no 'digits-rnn'", "digits-cnn-student"]),
+        ("#test", "#tset", ["sklearn:digits has no split 'tset'"]),
+        ("edgekd: 1", "edgekd: 1\nexport: [flatbuffer]", ["flatbuffer", "onnx"]),
+    ],
+)
+def test_a_wrong_recipe_is_one_line_before_any_work(
+    place: Path, old: str, new: str, words: list[str]
+) -> None:
+    (place / "recipe.yaml").write_text((place / "recipe.yaml").read_text().replace(old, new))
+    done = edgekd(place, "run", "recipe.yaml", "--out", "out")
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    for word in words:
+        assert word in lines[0]
+    assert not (place / "out").exists()
+
+
+def test_a_required_target_that_is_absent_is_inconclusive(place: Path) -> None:
+    recipe = (place / "recipe.yaml").read_text()
+    recipe = recipe.replace('[cpu:onnxruntime, {target: "cuda:tensorrt", required: false}]', '["cuda:torch"]')
+    recipe = (
+        recipe.replace("epochs: 2", "epochs: 1").replace("epochs: 3", "epochs: 1").replace(", naive: 1", "")
+    )
+    (place / "recipe.yaml").write_text(recipe)
+    done = edgekd(place, "run", "recipe.yaml", "--out", "out")
+    if done.returncode == 0:
+        pytest.skip("this machine has a CUDA device")
+    assert done.returncode == 3, done.stderr
+    verdict = json.loads((place / "out" / "verdict.json").read_text())
+    assert verdict["decision"] == "inconclusive"
