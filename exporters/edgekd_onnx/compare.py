@@ -16,9 +16,9 @@ from edgekd.errors import DataError, ModelError
 from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.target import SessionOptions
-from edgekd_onnx.exporter import EXTERNAL_BYTES
 from edgekd_onnx.reading import external_files, load_graph
 from edgekd_onnx.runtime import OnnxRuntime
+from edgekd_onnx.writing import EXTERNAL_BYTES
 
 #: Tensors fetched per pass: bounds the memory that intermediate results take.
 TENSORS_PER_PASS = 24

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,23 +12,18 @@ import numpy as np
 from edgekd.artifact import Artifact, record_file
 from edgekd.data.example import Array
 from edgekd.errors import ModelError, UsageError
-from edgekd.files import storage_error, write_bytes
 from edgekd.lazy import require
 from edgekd.model import MODEL_FILE, Model
 from edgekd.quantize.config import QuantConfig
 from edgekd.spec import Dim, TensorSpec, concrete_shape, draw_feeds
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
-
-ENTRY = "model.onnx"
-EXTERNAL = "model.onnx.data"
+from edgekd_onnx import writing
+from edgekd_onnx.writing import ENTRY, EXTERNAL, one_line, quiet, strip_provenance, write_proto
 
 #: The newest opset that ONNX Runtime 1.20 and TensorRT 10.3 read whole, and the one torch's exporter is written for.
 DEFAULT_OPSET = 18
 _OPSETS = range(18, 24)
-
-#: Weights move to a file of their own above this: protobuf cannot hold 2 GiB (protobuf.dev, "Total size").
-EXTERNAL_BYTES = 1_900_000_000
 
 #: Batches that parity is checked at; 5 is neither what the example input had nor a power of two.
 PARITY_BATCHES = (1, 2, 5)
@@ -41,81 +33,6 @@ PARITY_ATOL = 1e-4
 PARITY_RTOL = 1e-3
 
 _OPTIONS = ("opset", "shapes", "feeds", "atol", "rtol")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep a library's warnings, logs and prints off the terminal while the block runs."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's message on one line, shortened."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def strip_provenance(proto: Any) -> None:
-    """Remove doc strings and metadata in place: torch writes source paths and stack traces of this machine there."""
-    proto.ClearField("doc_string")
-    proto.ClearField("metadata_props")
-    for function in proto.functions:
-        function.ClearField("doc_string")
-        function.ClearField("metadata_props")
-        _strip_nodes(function.node)
-    _strip_graph(proto.graph)
-
-
-def _strip_graph(graph: Any) -> None:
-    for item in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        item.ClearField("doc_string")
-        item.ClearField("metadata_props")
-    _strip_nodes(graph.node)
-
-
-def _strip_nodes(nodes: Iterable[Any]) -> None:
-    for node in nodes:
-        node.ClearField("doc_string")
-        node.ClearField("metadata_props")
-        for attribute in node.attribute:
-            attribute.ClearField("doc_string")
-            for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                _strip_graph(graph)
-
-
-def write_proto(proto: Any, out: Path, *, large: bool) -> tuple[str, ...]:
-    """Write a model into ``out`` and return the names of its files, entry first.
-
-    Raises:
-        StorageError: a write failed.
-    """
-    if not large:
-        write_bytes(out / ENTRY, proto.SerializeToString(deterministic=True))
-        return (ENTRY,)
-    onnx = require("onnx", extra="ort", purpose="writing ONNX files")
-    (out / EXTERNAL).unlink(missing_ok=True)  # onnx appends to a file that is there
-    try:
-        onnx.save_model(
-            proto,
-            str(out / ENTRY),
-            save_as_external_data=True,
-            location=EXTERNAL,
-            size_threshold=1024,
-        )
-    except OSError as e:
-        raise storage_error(e, out / ENTRY) from e
-    return (ENTRY, EXTERNAL)
 
 
 def _dynamic_shapes(inputs: Sequence[TensorSpec]) -> tuple[dict[int, Any], ...]:
@@ -286,7 +203,9 @@ class OnnxExporter:
         files: tuple[str, ...] = (ENTRY, EXTERNAL)
         sessions: list[Any] = []
         try:
-            files = write_proto(_to_proto(module, model, opset, shapes), out, large=size > EXTERNAL_BYTES)
+            files = write_proto(
+                _to_proto(module, model, opset, shapes), out, large=size > writing.EXTERNAL_BYTES
+            )
             refuse_training(module, model.name)
             threads = SessionOptions(threads=torch.get_num_threads())
             sessions.append(TorchRuntime().open(model.folder / MODEL_FILE, threads))

@@ -22,7 +22,8 @@ from edgekd.quantize.config import VARIANTS, QuantConfig
 from edgekd.spec import TensorSpec
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
-from edgekd_onnx.exporter import (
+from edgekd_onnx.reading import opset_of
+from edgekd_onnx.writing import (
     ENTRY,
     EXTERNAL,
     EXTERNAL_BYTES,
@@ -31,7 +32,6 @@ from edgekd_onnx.exporter import (
     strip_provenance,
     write_proto,
 )
-from edgekd_onnx.reading import opset_of
 
 #: QuantizeLinear has an ``axis``, which per-channel weights need, from this opset on (onnx, Operators.md).
 _CHANNEL_OPSET = 13

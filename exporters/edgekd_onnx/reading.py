@@ -11,8 +11,8 @@ from edgekd.artifact import Artifact, record_file
 from edgekd.errors import ModelError, PolicyError
 from edgekd.lazy import require
 from edgekd.spec import TensorSpec
-from edgekd_onnx.exporter import one_line
 from edgekd_onnx.runtime import dimension
+from edgekd_onnx.writing import one_line
 
 DEFAULT_DOMAIN = ("", "ai.onnx")
 _INTEGER_OPS = {"QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"}

@@ -21,6 +21,7 @@ from edgekd.quantize.config import QuantConfig
 from edgekd.target import SessionOptions
 from edgekd.testing import check_exporter
 from edgekd_onnx import exporter as module
+from edgekd_onnx import writing
 from edgekd_onnx.exporter import OnnxExporter
 from edgekd_onnx.runtime import OnnxRuntime
 
@@ -183,7 +184,7 @@ def test_options_that_do_not_exist(digits_model: Model, tmp_path: Path, options:
 def test_large_weights_go_to_a_file_of_their_own(
     digits_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "EXTERNAL_BYTES", 1000)
+    monkeypatch.setattr(writing, "EXTERNAL_BYTES", 1000)
     made = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
