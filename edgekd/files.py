@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -137,11 +138,13 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
 def building(target: Path) -> Iterator[Path]:
     """A temporary sibling folder that becomes ``target`` when the block ends without an error.
 
-    An existing ``target`` is replaced only then; on an error nothing of the new folder stays.
+    An existing ``target`` is replaced only then; on an error nothing of the new folder stays. What a killed process
+    left of the same ``target`` is removed.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        tmp = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        _sweep(target)
+        tmp = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}.", suffix=".tmp", dir=target.parent))
     except OSError as e:
         _fail(e, target)
     try:
@@ -157,6 +160,26 @@ def building(target: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
+
+
+def _sweep(target: Path) -> None:
+    """Remove temporary siblings of ``target`` whose process is gone."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        pid = left.name.removeprefix(f".{target.name}.").split(".")[0]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # signal 0 is not a question elsewhere
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _replace_folder(new: Path, target: Path) -> None:

@@ -266,8 +266,8 @@ def _refuse(
             f"{where}: '{key}' is missing", "see docs/recipe.md, or `edgekd init` for one that runs"
         )
     message = first["msg"].removeprefix("Value error, ")
-    shown = "" if first["type"] == "value_error" else f", got {shown(first['input'])}"
-    return RecipeError(f"{where}: '{key}': {message}{shown}", "see docs/recipe.md")
+    got = "" if first["type"] == "value_error" else f", got {shown(first['input'])}"
+    return RecipeError(f"{where}: '{key}': {message}{got}", "see docs/recipe.md")
 
 
 def _parse(path: Path, environ: Mapping[str, str], model: type[_Block], unwrap: str) -> Any:

@@ -18,22 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "models", metavar="MODEL", nargs="+", help="the baseline, then what is compared with it"
     )
     options.add_weights(parser)
-    parser.add_argument(
-        "--data", metavar="D", default="", help="real inputs (default: drawn from the model's own specs)"
-    )
-    parser.add_argument(
-        "--task",
-        metavar="KIND",
-        default="classification",
-        help="how examples become feeds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--map",
-        metavar="[ROLE:]INPUT=ARRAY",
-        action="append",
-        default=[],
-        help="which array feeds which input",
-    )
+    options.add_feeds(parser, without="drawn from the models' own specs")
     options.add_measure(parser)
     parser.add_argument(
         "--restarts",

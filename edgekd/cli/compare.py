@@ -12,22 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="the reference")
     parser.add_argument("b", metavar="B", help="what is compared with it")
     options.add_weights(parser)
-    parser.add_argument(
-        "--data", metavar="D", default="", help="real inputs (default: drawn from the models' own specs)"
-    )
-    parser.add_argument(
-        "--task",
-        metavar="KIND",
-        default="classification",
-        help="how examples become feeds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--map",
-        metavar="[ROLE:]INPUT=ARRAY",
-        action="append",
-        default=[],
-        help="which array feeds which input",
-    )
+    options.add_feeds(parser, without="drawn from the models' own specs")
     parser.add_argument(
         "--examples", metavar="N", type=options.count, default=16, help="how many (default: %(default)s)"
     )

@@ -54,13 +54,12 @@ def _number(text: str) -> float:
     return value
 
 
-def add_task(parser: argparse.ArgumentParser) -> None:
+def add_feeds(parser: argparse.ArgumentParser, *, without: str = "") -> argparse._ArgumentGroup:
+    """Data, and how its examples become feeds; ``without`` says what happens where no data is given."""
     group = parser.add_argument_group("data and task")
+    kinds = ".npz, .csv, .jsonl, .parquet, an image folder, sklearn:digits or python:module:factory; #0:500 picks rows"
     group.add_argument(
-        "--data",
-        metavar="D",
-        default="",
-        help=".npz, .csv, .jsonl, .parquet, an image folder, sklearn:digits or python:module:factory; #0:500 picks rows",
+        "--data", metavar="D", default="", help=kinds + (f" (default: {without})" if without else "")
     )
     group.add_argument(
         "--task",
@@ -68,7 +67,6 @@ def add_task(parser: argparse.ArgumentParser) -> None:
         default="classification",
         help="classification, image-classification or python:module:factory (default: %(default)s)",
     )
-    group.add_argument("--metric", metavar="M", default="", help="top1 or top5 (default: the task's)")
     group.add_argument(
         "--map",
         metavar="[ROLE:]INPUT=ARRAY",
@@ -76,6 +74,13 @@ def add_task(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="which array feeds which model input, e.g. student:images=x",
     )
+    return group
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """Labelled data and how answers are scored."""
+    group = add_feeds(parser)
+    group.add_argument("--metric", metavar="M", default="", help="top1 or top5 (default: the task's)")
     group.add_argument(
         "--output",
         metavar="[ROLE:]NAME[:KIND]",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import ModelError, UsageError
+from edgekd.files import write_bytes
 from edgekd.lazy import require
 from edgekd.model import WEIGHTS_FILE, Model
 from edgekd.pythonpath import python_source_digest, resolve_python
@@ -96,10 +97,15 @@ def load_weights(module: Any, path: Path) -> None:
 
 
 def save_weights(module: Any, path: Path) -> None:
-    """Write a module's parameters and buffers as safetensors."""
+    """Write a module's parameters and buffers as safetensors.
+
+    Raises:
+        StorageError: the disk is full, read-only or failing.
+    """
     safetensors = require("safetensors.torch", extra="torch", purpose="writing weights")
     state = {k: v.detach().contiguous().clone() for k, v in module.state_dict().items()}
-    safetensors.save_file(state, str(path))
+    # Not save_file: on a full disk it raises an error of its own, which nobody upstream takes for one.
+    write_bytes(path, safetensors.save(state))
 
 
 def output_specs(module: Any, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgekd.cli import VERBS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from edgekd.recipe import load_recipe
 
 

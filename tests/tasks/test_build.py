@@ -1,0 +1,145 @@
+"""From a task's description to a task."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekd.errors import DataError, UsageError
+from edgekd.tasks import Task, TaskSpec, build_task, check_scores
+from edgekd.tasks.classification import Classification, ImageClassification
+
+MINE = '''
+import numpy as np
+from edgekd.data import open_source
+from edgekd.tasks import Prediction
+
+class Regression:
+    """Right within 0.5: four methods and a metric's name, nothing of EdgeKD inherited."""
+    metric = "within"
+
+    def __init__(self, data, base):
+        self.data, self.base = data, base
+
+    def examples(self, split):
+        return iter(open_source(self.data[split], self.base))
+
+    def prepare(self, example, model):
+        return {s.name: np.asarray(example.inputs["x"], np.float32)[None] for s in model.inputs}
+
+    def decode(self, outputs, model):
+        return Prediction(value=float(next(iter(outputs.values())).ravel()[0]))
+
+    def score(self, predictions, labels):
+        return np.asarray([float(abs(p.value - l) < 0.5) for p, l in zip(predictions, labels)])
+
+class NoDecode:
+    metric = "m"
+    def __init__(self, data, base): ...
+    def examples(self, split): ...
+    def prepare(self, example, model): ...
+    score = None
+
+class NoMetric(Regression):
+    metric = None
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], TaskSpec]:
+    """A spec of a task in a module of this name, beside its data."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    np.savez(tmp_path / "d.npz", x=np.arange(4.0), label=np.arange(4))
+
+    def make(module: str, name: str) -> TaskSpec:
+        (tmp_path / f"{module}.py").write_text(MINE)
+        return TaskSpec(kind=f"python:{module}:{name}", data={"test": "d.npz"}, base=str(tmp_path))
+
+    return make
+
+
+def test_built_in() -> None:
+    task = build_task(TaskSpec(kind="image-classification", data={"test": "d.npz"}))
+    assert isinstance(task, ImageClassification)
+    assert (task.metric, task.kind) == ("top1", "image-classification")
+    five = build_task(TaskSpec(metric="top5"))
+    assert type(five) is Classification
+    assert five.metric == "top5"
+    assert isinstance(five, Task)
+
+
+def test_unknown() -> None:
+    with pytest.raises(UsageError, match="no task is called 'detection'; known: classification, image-class"):
+        build_task(TaskSpec(kind="detection"))
+    with pytest.raises(UsageError, match="metric 'f1' is not known"):
+        build_task(TaskSpec(metric="f1"))
+
+
+def test_python_task(mine: Callable[[str, str], TaskSpec]) -> None:
+    spec = mine("tb_mine", "Regression")
+    task = build_task(spec)
+    assert isinstance(task, Task)
+    assert [e.label for e in task.examples("test")] == [0, 1, 2, 3]
+    assert task.score([task.decode({"y": np.asarray([[1.2]])}, None)], [1]).tolist() == [1]  # type: ignore[arg-type]
+    assert build_task(replace(spec, metric="within")).metric == "within"
+
+
+def test_python_task_refused(mine: Callable[[str, str], TaskSpec]) -> None:
+    with pytest.raises(
+        UsageError, match=r"the task python:tb_no:NoDecode lacks decode, score; see docs/tasks.md"
+    ):
+        build_task(mine("tb_no", "NoDecode"))
+    with pytest.raises(UsageError, match=r"lacks metric \(a string\)"):
+        build_task(mine("tb_no", "NoMetric"))
+    with pytest.raises(UsageError, match="measures 'within', not 'top1'; drop --metric"):
+        build_task(replace(mine("tb_no", "Regression"), metric="top1"))
+
+
+def test_spec_travels_as_json(tmp_path: Path) -> None:
+    spec = TaskSpec(kind="classification", metric="top5", data={"test": "d.npz"}, base=str(tmp_path))
+    assert TaskSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert spec.search == tmp_path
+    assert TaskSpec().search is None
+
+
+def test_split_digest(mine: Callable[[str, str], TaskSpec], tmp_path: Path) -> None:
+    spec = mine("tb_digest", "Regression")
+    digest = spec.split_digest("test")
+    assert spec.split_digest("test") == digest
+    assert replace(spec, metric="within").split_digest("test") != digest
+    assert replace(spec, kind="classification").split_digest("test") != digest
+    assert replace(spec, data={"test": "d.npz", "select": "d.npz"}).split_digest("test") == digest
+    assert replace(spec, data={"test": "d.npz#1:"}).split_digest("test") != digest
+    (tmp_path / "tb_digest.py").write_text(MINE + "# edited\n")
+    edited = spec.split_digest("test")
+    assert edited != digest, "an edited task scores otherwise"
+    np.savez(tmp_path / "d.npz", x=np.arange(4.0), label=np.arange(4) + 1)
+    assert spec.split_digest("test") != edited
+    with pytest.raises(UsageError, match="the task has no data for 'train'; it has test"):
+        spec.split_digest("train")
+
+
+def test_check_scores() -> None:
+    assert check_scores([0, 1, 0.5], 3).dtype == np.float64  # type: ignore[arg-type]
+    assert check_scores(np.zeros(0), 0).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([0, 1], r"shape \(2,\) for 3 examples"),
+        ([[0], [1], [1]], r"shape \(3, 1\)"),
+        ([0, 1, 1.1], "outside"),
+        ([0, -0.1, 1], "outside"),
+        ([0, float("nan"), 1], "not finite"),
+    ],
+)
+def test_check_scores_refuses(scores: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_scores(np.asarray(scores), 3)
