@@ -7,7 +7,7 @@ the filled-in text is what the run keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from edgekd.errors import RecipeError
+from edgekd.errors import RecipeError, UsageError
+from edgekd.spec import parse_shapes
 from edgekd.strict_yaml import line_of, read_yaml, shown
 
 SPLITS = ("train", "calibration", "select", "test")
@@ -160,6 +161,15 @@ class ReleaseBlock(_Block):
     formats: list[str] = ["onnx"]
 
 
+def shapes_of(shapes: Mapping[str, Sequence[str]]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """A recipe's ``shapes`` as (min, opt, max) by input name.
+
+    Raises:
+        UsageError: neither one size nor three in order.
+    """
+    return parse_shapes([f"{name}={':'.join(sizes)}" for name, sizes in shapes.items()])
+
+
 class Recipe(_Block):
     """A whole recipe; see the fields' blocks."""
 
@@ -177,6 +187,15 @@ class Recipe(_Block):
     gates: GatesBlock
     provenance: dict[str, JsonValue] = {}
     release: ReleaseBlock = ReleaseBlock()
+
+    @field_validator("shapes")
+    @classmethod
+    def _sizes(cls, value: dict[str, list[str]]) -> dict[str, list[str]]:
+        try:
+            shapes_of(value)
+        except UsageError as e:
+            raise ValueError(e.what) from e
+        return value
 
     @field_validator("quantize")
     @classmethod

@@ -179,3 +179,15 @@ def draw_feeds(
         else:
             feeds[spec.name] = rng.integers(0, 2 if spec.dtype != "uint8" else 256, shape).astype(spec.dtype)
     return feeds
+
+
+def stack_feeds(
+    feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]], batch: int
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Several examples as one call: arrays of ``batch`` rows; where examples are missing, the last is repeated.
+
+    Args:
+        feeds: at least one, at most ``batch``; each array has a leading batch dimension of 1.
+    """
+    padded = [*feeds, *[feeds[-1]] * (batch - len(feeds))]
+    return {name: np.concatenate([f[name] for f in padded]) for name in padded[0]}

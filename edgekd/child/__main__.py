@@ -49,7 +49,7 @@ def main() -> None:
     state: dict[str, Any] = {}
     while True:
         try:
-            request, arrays = wire.receive(read_fd)
+            request, arrays = wire.decode(wire.receive(read_fd))
         except wire.WireClosedError:
             return
         try:
@@ -65,7 +65,7 @@ def main() -> None:
             name = "MemoryError" if memory else "Exception"
             answer, made = {"error": {"class": name, "what": text.replace("\n", " ")[:500], "fix": ""}}, []
         try:
-            wire.send(write_fd, answer, made)
+            wire.send(write_fd, wire.encode(answer, made))
         except BrokenPipeError:
             return
 

@@ -105,10 +105,18 @@ class ChildProcess:
             EdgeKDError: the very error that the operation raised there.
             ChildError: it crashed, hung, ran out of memory or answered garbage; the message says which.
         """
+        return self.read(self.exchange(wire.encode({"call": call, "args": dict(args)}, arrays), timeout_s))
+
+    def exchange(self, frame: bytes, timeout_s: float | None = None) -> bytes:
+        """Send an encoded request and wait for the reply, to be read later: while others measure, nothing is parsed.
+
+        Raises:
+            ChildError: it crashed, hung or wrote garbage.
+        """
         limit = timeout_s or self.limits.timeout_s
         try:
-            wire.send(self._write, {"call": call, "args": dict(args)}, arrays)
-            answer, made = wire.receive(self._read, limit)
+            wire.send(self._write, frame)
+            return wire.receive(self._read, limit)
         except wire.WireTimeoutError:
             self._kill()
             raise ChildError(
@@ -119,14 +127,28 @@ class ChildProcess:
         except (wire.WireClosedError, BrokenPipeError, ConnectionResetError):
             raise self._died() from None
         except wire.WireError as e:
-            self._kill()
-            raise ChildError(
-                f"{self.purpose} answered with garbage ({e})", "look at what the runtime does to file descriptors",
-                outcome="bad output",
-            ) from e  # fmt: skip
+            raise self._garbage(e) from e
+
+    def read(self, reply: bytes) -> tuple[dict[str, Any], list[Array]]:
+        """What a reply of :meth:`exchange` says.
+
+        Raises:
+            EdgeKDError, ChildError: as :meth:`request`.
+        """
+        try:
+            answer, made = wire.decode(reply)
+        except wire.WireError as e:
+            raise self._garbage(e) from e
         if "error" in answer:
             raise self._error(answer["error"])
         return answer["ok"], made
+
+    def _garbage(self, error: wire.WireError) -> ChildError:
+        self._kill()
+        return ChildError(
+            f"{self.purpose} answered with garbage ({error})", "look at what the runtime does to file descriptors",
+            outcome="bad output",
+        )  # fmt: skip
 
     def _error(self, error: Mapping[str, str]) -> EdgeKDError:
         if error["class"] == "MemoryError":
@@ -166,9 +188,13 @@ class ChildProcess:
                 "the runtime cannot run this model: try another graph level or runtime version",
                 outcome=f"signal {-code}",
             )
-        return ChildError(
-            f"{self.purpose} ended early with exit {code}{hint}", "see the message", outcome=f"exit {code}"
+        limit = self.limits.memory_bytes
+        fix = (
+            f"the memory limit of {limit / 2**20:.0f} MiB may be too small for it"
+            if limit
+            else "see the message"
         )
+        return ChildError(f"{self.purpose} ended early with exit {code}{hint}", fix, outcome=f"exit {code}")
 
     def _tail(self) -> str:
         with contextlib.suppress(OSError, ValueError):

@@ -46,51 +46,63 @@ def encode(message: dict[str, Any], arrays: Sequence[Array] = ()) -> bytes:
     return _HEAD.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload
 
 
-def send(fd: int, message: dict[str, Any], arrays: Sequence[Array] = ()) -> None:
+def send(fd: int, frame: bytes) -> None:
     """Write one frame to a file descriptor, however many writes that takes.
 
     Raises:
         BrokenPipeError: the other side is gone.
     """
-    view = memoryview(encode(message, arrays))
+    view = memoryview(frame)
     while view:
         view = view[os.write(fd, view) :]
 
 
-def _read_exactly(fd: int, count: int, deadline: float | None) -> bytes:
-    parts: list[bytes] = []
-    while count:
-        if deadline is not None:
-            left = deadline - time.monotonic()
-            # poll() blocks in the kernel: waiting costs the parent no CPU time.
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            if left <= 0 or not poll.poll(left * 1000):
-                raise WireTimeoutError
-        part = os.read(fd, min(count, 1 << 20))
-        if not part:
-            raise WireClosedError
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def receive(fd: int, timeout_s: float | None = None) -> tuple[dict[str, Any], list[Array]]:
-    """Read one frame.
+def receive(fd: int, timeout_s: float | None = None) -> bytes:
+    """Read one frame, for :func:`decode`.
 
     Raises:
         WireTimeoutError, WireClosedError, WireError.
     """
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    magic, length, checksum = _HEAD.unpack(_read_exactly(fd, _HEAD.size, deadline))
+    poll, deadline = None, 0.0
+    if timeout_s is not None:
+        # poll() blocks in the kernel: waiting costs the parent no CPU time.
+        poll, deadline = select.poll(), time.monotonic() + timeout_s
+        poll.register(fd, select.POLLIN)
+
+    def read(count: int) -> bytes:
+        parts: list[bytes] = []
+        while count:
+            if poll is not None:
+                left = deadline - time.monotonic()
+                if left <= 0 or not poll.poll(left * 1000):
+                    raise WireTimeoutError
+            part = os.read(fd, min(count, 1 << 20))
+            if not part:
+                raise WireClosedError
+            parts.append(part)
+            count -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    head = read(_HEAD.size)
+    magic, length, _ = _HEAD.unpack(head)
     if magic != _MAGIC or length > MAX_PAYLOAD_BYTES:
         raise WireError(f"a frame starts with {magic!r}")
-    payload = _read_exactly(fd, length, deadline)
+    return head + read(length)
+
+
+def decode(frame: bytes) -> tuple[dict[str, Any], list[Array]]:
+    """A frame's message and arrays.
+
+    Raises:
+        WireError: damaged.
+    """
+    _, _, checksum = _HEAD.unpack_from(frame)
+    payload = memoryview(frame)[_HEAD.size :]
     if zlib.crc32(payload) != checksum:
         raise WireError("a frame's checksum is wrong")
     try:
         (text_length,) = struct.unpack_from("<I", payload)
-        body = json.loads(payload[4 : 4 + text_length])
+        body = json.loads(bytes(payload[4 : 4 + text_length]))
         offset = 4 + text_length
         arrays: list[Array] = []
         for spec in body["arrays"]:

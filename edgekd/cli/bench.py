@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.gates.latency import ratio_of, summarise
     from edgekd.measure import Protocol, Setting, arms_of, measure
     from edgekd.pipeline.collect import Feeds
-    from edgekd.pipeline.opening import runnable
+    from edgekd.pipeline.opening import check_inputs, runnable
     from edgekd.pipeline.targets import present_target
     from edgekd.spec import parse_shapes
     from edgekd.tasks import TaskSpec
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         artifact = runnable(reference, role, options.weights(args), target, store)
         label = reference if reference not in [o[0] for o in opened] else f"{reference} ({index + 1})"
         opened.append((label, artifact, feeds.of(artifact, role, args.batch)))
+    check_inputs({label: a for label, a, _ in opened}, shapes=feeds.shapes or {}, rename=feeds.rename or {})
     limit = args.memory_limit_mib
     setting = Setting(
         target=target.target, runtime_paths=target.runtime_paths, threads=args.threads, batch=args.batch,

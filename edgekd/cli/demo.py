@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     )
     run_recipe(
         load_recipe(path, os.environ), base=path.parent, out=args.out, store=options.store(args),
-        environ=os.environ, remeasure=args.remeasure, notes=[_MARGIN_NOTE], progress=TrainingBar(),
+        remeasure=args.remeasure, notes=[_MARGIN_NOTE], progress=TrainingBar(),
     )  # fmt: skip
     print(render(args.out, "text", colour=options.colours()))
     print(f"Report: {args.out / 'report.html'}   Verdict: {args.out / 'verdict.json'}")

@@ -36,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.evaluate import EvaluationRequest
     from edgekd.evidence import save_evaluation
     from edgekd.pipeline.collect import evaluate_artifact
-    from edgekd.pipeline.opening import runnable
+    from edgekd.pipeline.opening import check_inputs, runnable
     from edgekd.pipeline.targets import present_target
+    from edgekd.spec import parse_shapes
     from edgekd.tasks import TaskSpec
 
     if not args.data:
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     target = present_target(args.target)
     store = options.store(args)
     artifact = runnable(args.model, args.role, options.weights(args, (args.role,)), target, store)
+    check_inputs({args.role: artifact}, shapes=parse_shapes(args.shape), rename=options.renames(args))
     task = TaskSpec(kind=args.task, metric=args.metric, data={"test": args.data}, base=str(Path.cwd()))
     limit = args.memory_limit_mib
     evaluation = evaluate_artifact(

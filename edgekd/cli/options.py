@@ -170,19 +170,10 @@ def renames(args: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 
 def outputs(args: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """``--output`` as role -> ``{"name", "kind"}``."""
-    from edgekd.errors import UsageError
+    """``--output`` as role -> ``{"name", "kind"}``; of several for one role the last counts."""
+    from edgekd.tasks import parse_output
 
-    made: dict[str, dict[str, str]] = {}
-    for role, values in by_role(args.output, ROLES).items():
-        for value in values:
-            name, _, kind = (
-                value.rpartition(":") if value.endswith((":logits", ":probs")) else (value, "", "logits")
-            )
-            if not name:
-                raise UsageError(f"--output {value!r} names no output", "e.g. --output logits:logits")
-            made[role] = {"name": name, "kind": kind}
-    return made
+    return {role: parse_output(values[-1]) for role, values in by_role(args.output, ROLES).items() if values}
 
 
 def weights(args: argparse.Namespace, roles: tuple[str, ...] = ROLES) -> dict[str, Path]:

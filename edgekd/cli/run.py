@@ -40,14 +40,16 @@ def run(args: argparse.Namespace) -> int:
             print(f"distilled: {getattr(made.student, 'folder', '')}")
             return 0
         if args.only == "export":
-            print(f"exported: {line.float_artifact(made.student, recipe.export[0], store, 'student').folder}")
+            print(
+                f"exported: {line.float_artifact(made.student, recipe.export[0], recipe, store, 'student').folder}"
+            )
             return 0
         for label, artifact in line.make_candidates(recipe, made, line.task_spec(recipe, base), store):
             print(f"{label}: {artifact.folder}")
         return 0
     out = args.out or line.default_out(recipe.name, digest_of(recipe.model_dump(mode="json")))
     verdict = line.run_recipe(
-        recipe, base=base, out=out, store=store, environ=os.environ, remeasure=args.remeasure,
+        recipe, base=base, out=out, store=store, remeasure=args.remeasure,
         first_run=args.first_run == "accept", progress=bar,
     )  # fmt: skip
     return judging.show(verdict, out, args)

@@ -10,7 +10,7 @@ import numpy as np
 from edgekd.child.sessions import open_session, placement_json
 from edgekd.data.example import Array, Example
 from edgekd.errors import DataError, ModelError
-from edgekd.spec import TensorSpec
+from edgekd.spec import TensorSpec, stack_feeds
 from edgekd.target import Session
 from edgekd.tasks import ModelIO, Prediction, Task, TaskSpec, build_task, check_scores
 
@@ -47,17 +47,16 @@ def run_batch(
     Raises:
         ModelError: an output has no batch dimension to take apart.
     """
-    padded = list(feeds) + [feeds[-1]] * ((fixed or len(feeds)) - len(feeds))
-    stacked = {name: np.concatenate([f[name] for f in padded]) for name in padded[0]}
-    outputs = session.run(stacked)
+    size = fixed or len(feeds)
+    outputs = session.run(stack_feeds(feeds, size))
     for name, value in outputs.items():
-        if value.ndim == 0 or value.shape[0] % len(padded):
+        if value.ndim == 0 or value.shape[0] % size:
             raise ModelError(
-                f"output '{name}' has shape {tuple(value.shape)} for a batch of {len(padded)}",
+                f"output '{name}' has shape {tuple(value.shape)} for a batch of {size}",
                 "its first dimension must be the batch: evaluate with --batch 1",
             )
     return [
-        {n: v[i * (len(v) // len(padded)) : (i + 1) * (len(v) // len(padded))] for n, v in outputs.items()}
+        {n: v[i * (len(v) // size) : (i + 1) * (len(v) // size)] for n, v in outputs.items()}
         for i in range(len(feeds))
     ]
 

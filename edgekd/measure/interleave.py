@@ -13,6 +13,7 @@ from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.child import ChildProcess, Limits
+from edgekd.child.wire import encode
 from edgekd.data.example import Array
 from edgekd.errors import DataError, TargetUnavailableError
 from edgekd.evidence.measurement import BASELINE, CANDIDATE, TWIN, Measurement, Restart
@@ -21,7 +22,7 @@ from edgekd.target import Target
 
 _OPEN = "edgekd.measure.operations:open_arm"
 _WARM = "edgekd.measure.operations:warm_up"
-_BLOCK = "edgekd.measure.operations:run_block"
+_BLOCK = encode({"call": "edgekd.measure.operations:run_block", "args": {}})
 _USE = "edgekd.measure.operations:report_use"
 
 #: Arms must fit into this share of the available memory to be held open together.
@@ -189,17 +190,20 @@ class _Race:
                     fits = fits and (available is None or used < _MEMORY_SHARE * available)
                 for arm in order:
                     warmup[arm.name] = _warm(open_children[arm.name], self.protocol)
+            replies: dict[str, list[bytes]] = {a.name: [] for a in self.arms}
             before = ledger.snapshot(cpus)
             for _ in range(self.protocol.rounds):
                 turn = list(self.arms)
                 self.rng.shuffle(turn)
                 for arm in turn:
                     if self.together:
-                        blocks[arm.name] += open_children[arm.name].request(_BLOCK, {})[1]
+                        replies[arm.name].append(open_children[arm.name].exchange(_BLOCK))
                     else:
                         self._alone(arm, cpus, blocks, warmup, children)
             after = ledger.snapshot(cpus)
             for name, child in open_children.items():
+                for reply in replies[name]:
+                    blocks[name] += child.read(reply)[1]
                 children[name].update(child.request(_USE, {})[0])
         entries = ledger.ledger_between(before, after)
         entries["involuntary_switches"] = sum(c.get("involuntary_switches") or 0 for c in children.values())
@@ -225,7 +229,7 @@ class _Race:
         with ExitStack() as stack:
             child, opened = _open_arm(arm, self.setting, cpus, stack)
             warmup[arm.name] = _warm(child, self.protocol)
-            blocks[arm.name] += child.request(_BLOCK, {})[1]
+            blocks[arm.name] += child.read(child.exchange(_BLOCK))[1]
             children[arm.name] = {**opened, **child.request(_USE, {})[0]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from edgekd.errors import DataError, UsageError
 from edgekd.model import Model
 from edgekd.plugins import load_plugin
 from edgekd.quantize import QuantConfig
+from edgekd.spec import stack_feeds
 from edgekd.stages import StageStore, tool_versions
 from edgekd.target import Exporter
 from edgekd.tasks import ModelIO, TaskSpec, build_task
@@ -50,7 +52,7 @@ def export_model(
 def calibration_feeds(
     task: TaskSpec, artifact: Artifact, limit: int, rename: Mapping[str, str]
 ) -> Iterator[dict[str, Array]]:
-    """Feeds of the calibration split (train where there is none), at most ``limit``."""
+    """Feeds of the calibration split (train where there is none), at most ``limit`` examples."""
     split = calibration_split(task)
     io = ModelIO(
         role="student",
@@ -60,10 +62,15 @@ def calibration_feeds(
         rename=rename,
     )
     built = build_task(task)
-    for index, example in enumerate(built.examples(split)):
-        if index >= limit:
-            return
-        yield dict(built.prepare(example, io))
+    rows: list[Mapping[str, Array]] = []
+    size = artifact.fixed_batch or 1
+    for example in islice(built.examples(split), limit):
+        rows.append(built.prepare(example, io))
+        if len(rows) == size:
+            yield stack_feeds(rows, size)
+            rows = []
+    if rows:
+        yield stack_feeds(rows, size)
 
 
 def calibration_split(task: TaskSpec) -> str:

@@ -24,7 +24,7 @@ from edgekd.evidence import (
 from edgekd.files import digest_of
 from edgekd.gates.latency import should_stop
 from edgekd.measure import Protocol, Setting, arms_of, ledger, measure
-from edgekd.spec import draw_feeds
+from edgekd.spec import draw_feeds, stack_feeds
 from edgekd.stages import StageStore, tool_versions
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 
@@ -86,8 +86,6 @@ class Feeds:
         size = fixed or batch
         if self.task is None:
             return draw_feeds(artifact.inputs, seed=self.seed, shapes=self.shapes or {}, batch=size)
-        import numpy as np
-
         io = ModelIO(
             role=role, inputs=artifact.inputs, outputs=artifact.outputs, prepare=artifact.prepare,
             rename=(self.rename or {}).get(role, {}),
@@ -100,8 +98,7 @@ class Feeds:
                 break
         if not rows:
             raise DataError(f"the data for '{self.split}' is empty", "give at least one example")
-        rows += [rows[-1]] * (size - len(rows))
-        return {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+        return stack_feeds(rows, size)
 
     def record(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         """What the evidence says of them."""

@@ -77,7 +77,8 @@ def examine_target(text: str) -> Finding:
     """
     found = resolve_target(text)
     if isinstance(found, AbsentTarget):
-        return Finding(name=text, state="missing", evidence=found.reason)
+        evidence, _, fix = found.reason.partition("; ")
+        return Finding(name=text, state="missing", evidence=evidence, fix=fix)
     return Finding(name=text, state="ok", evidence=f"opens {', '.join(found.runtime_paths)}")
 
 

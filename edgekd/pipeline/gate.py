@@ -16,7 +16,7 @@ from edgekd.measure import ledger
 from edgekd.pipeline.candidates import Job
 from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.folder import RunFolder, check_out
-from edgekd.pipeline.opening import runnable
+from edgekd.pipeline.opening import check_inputs, runnable
 from edgekd.pipeline.run import finish, judge_target, utc_now
 from edgekd.pipeline.targets import resolve_target
 from edgekd.recipe import GatesBlock, MeasureBlock
@@ -123,6 +123,16 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
                         runnable(request.baseline, "baseline", request.weights, target, store),
                     )
                     state = "present"
+            opened = {
+                "student": student,
+                "teacher": teacher,
+                "baseline": regression[1] if regression else None,
+            }
+            check_inputs(
+                {role: a for role, a in opened.items() if a is not None},
+                shapes=request.shapes,
+                rename=request.rename,
+            )
             if teacher is not None:
                 folder.add_artifact("teacher", teacher)
             job = Job(

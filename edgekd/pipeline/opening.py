@@ -33,3 +33,26 @@ def runnable(
             "export it for that runtime, or choose another --target",
         )
     return opened
+
+
+def check_inputs(
+    models: Mapping[str, Artifact],
+    *,
+    shapes: Mapping[str, object],
+    rename: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Refuse ``--shape`` and ``--map`` for an input that no model has.
+
+    Args:
+        models: role (or label) -> artifact.
+        shapes: by input name; rename: role -> input name -> array.
+
+    Raises:
+        UsageError: names the input and those that there are.
+    """
+    known = {spec.name for artifact in models.values() for spec in artifact.inputs}
+    for option, names in (("--shape", list(shapes)), ("--map", [n for m in rename.values() for n in m])):
+        for name in names:
+            if name not in known:
+                have = ", ".join(sorted(known))
+                raise UsageError(f"{option} names the input '{name}', which no model has", f"inputs: {have}")

@@ -15,9 +15,9 @@ from edgekd.child import ChildProcess, Limits
 from edgekd.data.example import Array
 from edgekd.errors import DataError
 from edgekd.lazy import require
-from edgekd.pipeline.opening import runnable
+from edgekd.pipeline.opening import check_inputs, runnable
 from edgekd.pipeline.targets import ResolvedTarget
-from edgekd.spec import draw_feeds
+from edgekd.spec import draw_feeds, stack_feeds
 from edgekd.stages import StageStore
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 
@@ -39,7 +39,8 @@ def _feeds(
         role=role, inputs=artifact.inputs, outputs=artifact.outputs, prepare=artifact.prepare, rename=rename
     )
     built = build_task(task)
-    return [dict(built.prepare(e, io)) for e in islice(built.examples("test"), examples)]
+    size = artifact.fixed_batch or 1
+    return [stack_feeds([built.prepare(e, io)], size) for e in islice(built.examples("test"), examples)]
 
 
 def _run(
@@ -109,6 +110,7 @@ def compare_models(
     """
     first = runnable(a, "teacher", weights, target, store)
     second = runnable(b, "student", weights, target, store)
+    check_inputs({"teacher": first, "student": second}, shapes=shapes, rename=rename)
     task = TaskSpec(kind=task_kind, data={"test": data}, base=str(Path.cwd())) if data else None
     feeds_a = _feeds(first, "teacher", task, rename.get("teacher", {}), examples, shapes)
     if task is None and [s.name for s in first.inputs] == [s.name for s in second.inputs]:

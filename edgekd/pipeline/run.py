@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import edgekd
 from edgekd.artifact import Artifact
 from edgekd.errors import UsageError
 from edgekd.evaluate import EvaluationRequest
+from edgekd.evidence import load_evaluation
 from edgekd.evidence.run import AbsentTarget, Candidate, Hop, Run
 from edgekd.files import building, write_bytes, write_json
 from edgekd.gates.judge import judge_run, select_candidates
@@ -24,13 +25,14 @@ from edgekd.pipeline.artifacts import export_model, exporter_for, quantize_artif
 from edgekd.pipeline.candidates import Job, collect_select, collect_test
 from edgekd.pipeline.collect import Feeds, evaluate_artifact
 from edgekd.pipeline.folder import RunFolder, check_out
+from edgekd.pipeline.opening import check_inputs
 from edgekd.pipeline.targets import ResolvedTarget, resolve_target, torch_target
 from edgekd.pipeline.training import TorchModelRequest, obtain_model, train_config
 from edgekd.quantize import QuantConfig
-from edgekd.recipe import DistillBlock, Recipe, TargetBlock
+from edgekd.recipe import DistillBlock, Recipe, TargetBlock, shapes_of
 from edgekd.report import render
 from edgekd.stages import StageStore
-from edgekd.tasks import TaskSpec
+from edgekd.tasks import TaskSpec, parse_output
 
 #: Stages that `--only` can end at, in order.
 STAGES = ("distill", "quantize", "export", "evaluate", "measure")
@@ -144,10 +146,15 @@ def _naive(
     )  # fmt: skip
 
 
-def float_artifact(model: Model | Artifact, format_name: str, store: StageStore, label: str) -> Artifact:
+def float_artifact(
+    model: Model | Artifact, format_name: str, recipe: Recipe, store: StageStore, label: str
+) -> Artifact:
     """The model in a format, in float32; a given artifact must have that format already."""
     if isinstance(model, Model):
-        return export_model(model, format_name, {}, store, f"export {label}")
+        shapes = {n: s for n, s in shapes_of(recipe.shapes).items() if n in {i.name for i in model.inputs}}
+        return export_model(
+            model, format_name, {"shapes": shapes} if shapes else {}, store, f"export {label}"
+        )
     if model.format != format_name:
         raise UsageError(
             f"{label} has the format {model.format}, {format_name} was asked for", "change `export`"
@@ -161,7 +168,7 @@ def make_candidates(
     """Precision x format of the student, as (label, artifact)."""
     found: list[tuple[str, Artifact]] = []
     for format_name in recipe.export:
-        base = float_artifact(made.student, format_name, store, "student")
+        base = float_artifact(made.student, format_name, recipe, store, "student")
         for dtype in recipe.quantize:
             if dtype == "float32":
                 found.append(("student float32", base))
@@ -197,6 +204,7 @@ def _chain(
             request = EvaluationRequest(
                 label=label, artifact=model.as_artifact(), target=torch.target, runtime_paths=torch.runtime_paths,
                 task=job.task, split="test", data_digest=job.digests["test"], search=job.search,
+                output=(job.output or {}).get("student", {}),
                 threads=job.measure.threads,
             )  # fmt: skip
             hops.append(
@@ -217,6 +225,20 @@ def _chain(
             )
         )
     return tuple(hops)
+
+
+def teacher_note(folder: Path, chain: Sequence[Hop]) -> tuple[str, ...]:
+    """A warning where the teacher is worse than a student trained without it: beating it proves nothing."""
+    means = {
+        h.label: load_evaluation(folder / h.evaluation).mean for h in chain if h.hop in ("teacher", "naive")
+    }
+    teacher, naive = means.get("teacher"), [m for label, m in means.items() if label != "teacher"]
+    if teacher is None or not naive or teacher >= max(naive):
+        return ()
+    return (
+        f"The teacher ({teacher:.2%}) is below a student of this size trained without it ({max(naive):.2%}): train the "
+        "teacher further, for beating a handicapped teacher proves nothing.",
+    )
 
 
 def finish(folder: RunFolder, run: Run, policy: Any) -> Verdict:
@@ -269,7 +291,6 @@ def run_recipe(
     base: Path,
     out: Path,
     store: StageStore,
-    environ: Mapping[str, str],
     remeasure: bool = False,
     first_run: bool = False,
     notes: Sequence[str] = (),
@@ -290,7 +311,7 @@ def run_recipe(
     digests = {s: task.split_digest(s) for s in ("select", "test") if s in task.data}
     made = make_models(recipe, base, store, progress)
     students = make_candidates(recipe, made, task, store)
-    teacher = ("teacher", float_artifact(made.teacher, recipe.export[0], store, "teacher"))
+    teacher = ("teacher", float_artifact(made.teacher, recipe.export[0], recipe, store, "teacher"))
     regression = None
     state = ""
     if recipe.gates.regression is not None:
@@ -299,8 +320,11 @@ def run_recipe(
             state = "first-run"
         else:
             opened = open_reference(recipe.gates.regression.baseline, weights=None, base=base, store=store)
-            regression = ("baseline", float_artifact(opened, recipe.export[0], store, "baseline"))
+            regression = ("baseline", float_artifact(opened, recipe.export[0], recipe, store, "baseline"))
             state = "present"
+    check_inputs({"teacher": teacher[1], **dict(students)}, shapes=recipe.shapes, rename={})
+    answer = parse_output(recipe.task.output) if recipe.task.output else {}
+    output = {"teacher": answer, "student": answer}
     with building(out) as root:
         folder = RunFolder(root)
         for label, model in [("teacher", made.teacher), ("student", made.student)]:
@@ -319,7 +343,7 @@ def run_recipe(
             job = Job(
                 target=target, policy=recipe.gates, task=task, digests=digests, feeds=Feeds(task=task, split="test"),
                 measure=recipe.measure, store=store, folder=folder, teacher=teacher, regression=regression,
-                search=(base,), remeasure=remeasure,
+                search=(base,), remeasure=remeasure, output=output,
             )  # fmt: skip
             digest, judged = judge_target(job, students)
             selected[str(target.target)] = digest
@@ -332,7 +356,7 @@ def run_recipe(
         run = Run(
             name=recipe.name, policy=recipe.gates.model_dump(mode="json", exclude_none=True),
             artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=tuple(absent), optional=tuple(optional),
-            chain=chain, notes=tuple(notes), regression_baseline=state, environment=ledger.machine(),
+            chain=chain, notes=(*notes, *teacher_note(root, chain)), regression_baseline=state, environment=ledger.machine(),
             provenance=recipe.provenance, collected_at=utc_now(), edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, recipe.gates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,9 @@ class Classification:
         for spec in model.inputs:
             array = self._prepare_one(bind_inputs(example, model)[spec.name], spec, model)
             batch = np.ascontiguousarray(array)[None]
-            spec.check(batch, where=f"example {example.id}")
+            # A model of one larger batch size is fed several examples; each of them is checked alone.
+            one = spec if spec.dynamic_batch else replace(spec, shape=(1, *spec.shape[1:]))
+            one.check(batch, where=f"example {example.id}")
             feeds[spec.name] = batch
         return feeds
 

@@ -87,3 +87,20 @@ def check_scores(scores: Array, n: int) -> Array:
             "the metric gave values outside [0, 1] or not finite", "score() must return fractions"
         )
     return scores
+
+
+def parse_output(text: str) -> dict[str, str]:
+    """Read ``NAME`` or ``NAME:logits`` or ``NAME:probs``.
+
+    >>> parse_output("scores:probs")
+    {'name': 'scores', 'kind': 'probs'}
+
+    Raises:
+        UsageError: no name.
+    """
+    from edgekd.errors import UsageError
+
+    name, _, kind = text.rpartition(":") if text.endswith((":logits", ":probs")) else (text, "", "logits")
+    if not name:
+        raise UsageError(f"output {text!r} names no output", "for example logits:logits")
+    return {"name": name, "kind": kind}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgekd.child import ChildProcess, Limits
+from edgekd.child.wire import encode
 from edgekd.errors import ChildError, DataError
 
 HERE = Path(__file__).parent
@@ -107,4 +108,20 @@ def test_closing_twice_is_harmless_and_ends_the_child() -> None:
     c.request("child_faults:remember", {})
     c.close()
     c.close()
+    assert gone(c.pid)
+
+
+def test_replies_may_be_read_later_and_say_the_same() -> None:
+    with child() as c:
+        remember, refuse = (encode({"call": f"child_faults:{n}", "args": {}}) for n in ("remember", "refuse"))
+        replies = [c.exchange(remember), c.exchange(refuse), c.exchange(remember)]
+        assert c.read(replies[2])[0] == {"n": 2}
+        assert c.read(replies[0])[0] == {"n": 1}
+        with pytest.raises(DataError, match="row 3 is wrong"):
+            c.read(replies[1])
+        damaged = bytearray(replies[0])
+        damaged[-1] ^= 1
+        with pytest.raises(ChildError, match="answered with garbage") as caught:
+            c.read(bytes(damaged))
+        assert caught.value.outcome == "bad output"
     assert gone(c.pid)

@@ -23,7 +23,7 @@ def through_a_pipe(data: bytes) -> tuple[dict, list]:
     try:
         os.write(write, data)
         os.close(write)
-        return wire.receive(read, 5)
+        return wire.decode(wire.receive(read, 5))
     finally:
         os.close(read)
 

@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from fixtures_models import classifier, examples
 from onnx import helper
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
-from models_for_gates import classifier, examples
 
 Edgekd = Callable[..., "subprocess.CompletedProcess[str]"]
 

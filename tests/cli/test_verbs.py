@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures_models import classifier, examples
 
 from edgekd.cli import VERBS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))
-from models_for_gates import classifier, examples
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +137,13 @@ def test_quantize_then_gate_against_the_float_model(place: Path) -> None:
         (("eval", "model.onnx"), "give --data"),
         (("bench", "nowhere.onnx"), "nowhere.onnx does not exist"),
         (("bench", "model.onnx", "--target", "cuda:onnxruntime+cuda"), ""),
+        (("bench", "model.onnx", "--shape", "y=1x10"), "names the input 'y', which no model has; inputs: x"),
+        (
+            ("eval", "model.onnx", "--data", "data.npz", "--map", "y=x"),
+            "names the input 'y', which no model has",
+        ),
+        (("compare", "model.onnx", "model.onnx", "--map", "student:y=x"), "names the input 'y'"),
+        (("bench", "model.onnx", "--memory-limit-mib", "50"), "50 MiB"),
         (("distill", "absent.yaml"), "absent.yaml"),
         (("run", "absent.yaml"), "absent.yaml"),
         (("release", "nowhere", "-o", "x"), "nowhere"),

@@ -12,11 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures_run import make_evaluation
+
+from edgekd.evidence import save_evaluation
+from edgekd.evidence.run import Hop
+from edgekd.pipeline.run import teacher_note
 
 RECIPE = """
 edgekd: 1
 name: small
 task:
+  output: logits:logits
   data:
     train: "sklearn:digits#train"
     calibration: "sklearn:digits#calibration"
@@ -25,6 +31,7 @@ task:
 teacher: {model: "zoo:digits-cnn-student", train: {epochs: TEACHER, lr: 0.05, batch: 64, seed: 3}}
 student: {model: "zoo:digits-cnn-student", naive: 1}
 distill: {epochs: STUDENT, lr: 0.05, batch: 64, augment: [shift1]}
+shapes: {image: [1x1x8x8, 2x1x8x8, 64x1x8x8]}
 targets: [cpu:onnxruntime, {target: "cuda:tensorrt", required: false}]
 gates:
   accuracy: {max_drop: 0.5}
@@ -180,7 +187,7 @@ def test_interrupted_by_the_user_is_130_and_leaves_nothing_half_made(place: Path
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("max_drop", "max_dorp", ["recipe.yaml:15", "gates.accuracy.max_dorp", "did you mean 'max_drop'"]),
+        ("max_drop", "max_dorp", ["recipe.yaml:17", "gates.accuracy.max_dorp", "did you mean 'max_drop'"]),
         ("cpu:onnxruntime", "cpu:onnxruntim", ["runtime 'onnxruntim'", "onnxruntime"]),
         ("zoo:digits-cnn-student", "zoo:digits-rnn", ["zoo has no 'digits-rnn'", "digits-cnn-student"]),
         ("#test", "#tset", ["sklearn:digits has no split 'tset'"]),
@@ -213,3 +220,15 @@ def test_a_required_target_that_is_absent_is_inconclusive(place: Path) -> None:
     assert done.returncode == 3, done.stderr
     verdict = json.loads((place / "out" / "verdict.json").read_text())
     assert verdict["decision"] == "inconclusive"
+
+
+def test_a_teacher_below_its_naive_student_is_pointed_out(tmp_path: Path) -> None:
+    def hop(name: str, kind: str, right: int) -> Hop:
+        save_evaluation(make_evaluation(n=100, right=right / 100, name=name), tmp_path / f"{kind}.json")
+        return Hop(hop=kind, label=name, evaluation=f"{kind}.json")
+
+    naive = hop("naive student 1", "naive", 60)
+    (note,) = teacher_note(tmp_path, [hop("teacher", "teacher", 10), naive])
+    assert "The teacher (10.00%) is below a student of this size trained without it (60.00%)" in note
+    assert teacher_note(tmp_path, [hop("teacher", "teacher", 61), naive]) == ()
+    assert teacher_note(tmp_path, [hop("teacher", "teacher", 10)]) == ()
