@@ -77,7 +77,7 @@ class Model:
             outputs=self.outputs,
             prepare=self.prepare,
             output=self.output,
-            lineage={**self.lineage, "factory": self.factory},
+            lineage={"factory": self.factory, **self.lineage},
         )
 
 

@@ -59,7 +59,8 @@ def materialise(
 
     if weights is not None and not weights.is_file():
         raise ModelError(
-            f"weights {weights} do not exist", "check the path (relative paths start at the recipe)"
+            f"weights {weights} do not exist",
+            "check the path (relative paths start at the recipe, else here)",
         )
     key = {
         "factory": factory_digest(factory, search),
@@ -114,7 +115,7 @@ def open_reference(
         if ":" in ref:
             raise UsageError(f"model {ref!r} has the unknown scheme '{scheme}'", _SUPPORTED)
         raise ModelError(
-            f"model {path} does not exist", "check the path (relative paths start at the recipe)"
+            f"model {path} does not exist", "check the path (relative paths start at the recipe, else here)"
         )
     if weights is not None:
         raise UsageError(

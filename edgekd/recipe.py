@@ -228,6 +228,16 @@ class Recipe(_Block):
             raise ValueError(
                 "student.naive needs `distill`: a control is trained like the student, without the teacher"
             )
+        for role, block in (("teacher", self.teacher), ("student", self.student)):
+            given = [k for k in ("weights", "train") if getattr(block, k, None)]
+            if given and not block.model.startswith(("zoo:", "python:")):
+                raise ValueError(
+                    f"{role}.{given[0]} is for a zoo: or python: model; {block.model} brings its own"
+                )
+        if self.distill is not None and not self.student.model.startswith(("zoo:", "python:")):
+            raise ValueError(
+                f"`distill` trains a zoo: or python: student; {self.student.model} is trained already"
+            )
         if self.distill is None and not self.student.weights and self.student.model.startswith("zoo:"):
             raise ValueError("a zoo student needs `distill` or student.weights")
         if self.teacher.model.startswith("zoo:") and not self.teacher.weights and self.teacher.train is None:

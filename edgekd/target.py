@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,19 @@ def parse_target(text: str, *, required: bool = True) -> Target:
     return Target(
         device=match["device"], runtime=match["runtime"], provider=match["provider"] or "", required=required
     )
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than this machine has CPUs: they would only wait for each other.
+
+    Raises:
+        UsageError: with the number of CPUs.
+    """
+    cpus = os.cpu_count() or 1
+    if threads > cpus:
+        raise UsageError(
+            f"{threads} threads were asked for, this machine has {cpus} CPUs", f"ask for 1 to {cpus}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,8 +44,7 @@ def main() -> None:
     from edgekd.errors import EdgeKDError
     from edgekd.plugins import load_path
 
-    for folder in settings["search"]:
-        sys.path.insert(0, folder)
+    sys.path += settings["search"]  # behind everything: a user's random.py is not the standard one
     state: dict[str, Any] = {}
     while True:
         try:

@@ -22,6 +22,12 @@ from edgekd.errors import ChildError, EdgeKDError
 #: A child that ignores SIGTERM for this long is killed.
 _GRACE_S = 2.0
 
+#: Not ``-m``: that would put the current folder first, where a file named like a standard module breaks everything.
+_START = (
+    "import sys; sys.path[:] = [p for p in sys.path if p]; "
+    "import runpy; runpy.run_module('edgekd.child', run_name='__main__', alter_sys=True)"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -69,7 +75,7 @@ class ChildProcess:
             for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
                 env[name] = str(self.limits.threads)
         env["PYTHONHASHSEED"] = "0"
-        command = [sys.executable, "-m", "edgekd.child", str(child_in), str(child_out), json.dumps(settings)]
+        command = [sys.executable, "-c", _START, str(child_in), str(child_out), json.dumps(settings)]
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=env,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -83,10 +84,13 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Every error is one line on stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: nobody reads it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
     try:
         code = _dispatch(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        return code
+    except BrokenPipeError:
+        code = errors.EXIT_PASS  # what is judged has its own care, see judging.show
     except errors.EdgeKDError as e:
         return _say(" ".join(str(e).split()), e.exit_code)
     except KeyboardInterrupt:
@@ -94,20 +98,39 @@ def main(argv: Sequence[str] | None = None) -> int:
             "interrupted; what was finished is kept: run the same command to continue",
             errors.EXIT_INTERRUPTED,
         )
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): nothing to say, and nothing more may be flushed there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.EXIT_INFRASTRUCTURE
     except MemoryError:
         return _say("out of memory; free some, or use a smaller model or batch", errors.EXIT_INFRASTRUCTURE)
-    except Exception as e:
-        if os.environ.get("EDGEKD_DEBUG"):
-            raise
-        text = " ".join(f"{type(e).__name__}: {e}".split())[:400]
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            return _unexpected(e)
+        drop_stdout()
+        return _say("no space left on the disk that this was written to; free some", errors.EXIT_INFRASTRUCTURE)
+    except Exception as e:  # noqa: BLE001 - the last door: one line and an exit code, never Python's own 1
+        return _unexpected(e)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_stdout()  # the reader went away (`| head`): the verdict stands
+    except OSError as e:
+        drop_stdout()
         return _say(
-            f"unexpected {text}; set EDGEKD_DEBUG=1 for the traceback and report it",
-            errors.EXIT_INFRASTRUCTURE,
+            f"cannot write to stdout: {e.strerror}; what was asked is done", errors.EXIT_INFRASTRUCTURE
         )
+    return code
+
+
+def drop_stdout() -> None:
+    """Send what is still buffered nowhere: its reader is gone, or its disk is full."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unexpected(error: Exception) -> int:
+    if os.environ.get("EDGEKD_DEBUG"):
+        raise error
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    return _say(
+        f"unexpected {text}; set EDGEKD_DEBUG=1 for the traceback and report it", errors.EXIT_INFRASTRUCTURE
+    )
 
 
 def _say(message: str, code: int) -> int:

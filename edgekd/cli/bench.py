@@ -52,16 +52,20 @@ def run(args: argparse.Namespace) -> int:
     store = options.store(args)
     task = TaskSpec(kind=args.task, data={"test": args.data}, base=str(Path.cwd())) if args.data else None
     feeds = Feeds(task=task, shapes=parse_shapes(args.shape), rename=options.renames(args))
-    opened: list[tuple[str, Artifact, dict[str, Array]]] = []
+    named: list[tuple[str, str, Artifact]] = []
     for index, reference in enumerate(args.models):
         role = "teacher" if index == 0 and len(args.models) > 1 else "student"
         artifact = runnable(reference, role, options.weights(args), target, store)
-        label = reference if reference not in [o[0] for o in opened] else f"{reference} ({index + 1})"
-        opened.append((label, artifact, feeds.of(artifact, role, args.batch)))
+        label = reference if reference not in [n[0] for n in named] else f"{reference} ({index + 1})"
+        named.append((label, role, artifact))
+    batch = feeds.batch_of([(label, a) for label, _, a in named], args.batch)
+    opened: list[tuple[str, Artifact, dict[str, Array]]] = [
+        (label, a, feeds.of(a, role, batch)) for label, role, a in named
+    ]
     check_inputs({label: a for label, a, _ in opened}, shapes=feeds.shapes or {}, rename=feeds.rename or {})
     limit = args.memory_limit_mib
     setting = Setting(
-        target=target.target, runtime_paths=target.runtime_paths, threads=args.threads, batch=args.batch,
+        target=target.target, runtime_paths=target.runtime_paths, threads=args.threads, batch=batch,
         timeout_s=args.timeout, memory_bytes=int(limit * 2**20) if limit else None, search=(Path.cwd(),),
     )  # fmt: skip
     protocol = Protocol(min_restarts=args.restarts, max_restarts=args.restarts)

@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.cli.progress import TrainingBar
     from edgekd.errors import UsageError
     from edgekd.model import Model
-    from edgekd.pipeline.run import copy_model, make_models
+    from edgekd.pipeline.run import copy_model
+    from edgekd.pipeline.training import make_models
     from edgekd.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, os.environ)

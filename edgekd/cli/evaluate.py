@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     options.add_weights(parser)
     options.add_task(parser)
-    options.add_measure(parser)
+    options.add_measure(parser, batch=64)
     parser.add_argument(
         "--role",
         choices=["student", "teacher"],
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             label=Path(args.model).stem, artifact=artifact, target=target.target, runtime_paths=target.runtime_paths,
             task=task, split="test", data_digest=task.split_digest("test"), role=args.role,
             output=options.outputs(args).get(args.role, {}), rename=options.renames(args).get(args.role, {}),
-            batch=64 if args.batch == 1 else args.batch, threads=args.threads, timeout_s=max(3600.0, args.timeout),
+            batch=args.batch, threads=args.threads, timeout_s=max(3600.0, args.timeout),
             memory_bytes=int(limit * 2**20) if limit else None, search=(Path.cwd(),),
         ),
         store,

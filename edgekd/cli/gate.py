@@ -65,7 +65,7 @@ def _stored(args: argparse.Namespace) -> int:
 
     from edgekd.errors import UsageError
     from edgekd.evidence.run import load_run
-    from edgekd.files import building
+    from edgekd.files import building, write_bytes
     from edgekd.gates.judge import judge_run
     from edgekd.pipeline.folder import check_out
     from edgekd.recipe import GatesBlock, load_policy
@@ -85,6 +85,8 @@ def _stored(args: argparse.Namespace) -> int:
     verdict = judge_run(args.folder, index, policy)
     if args.out is None:
         verdict.save(args.folder / "verdict.json")
+        for kind in ("md", "html"):
+            write_bytes(args.folder / f"report.{kind}", render(args.folder, kind).encode())
         return judging.show(verdict, args.folder, args)
     check_out(args.out)
     with building(args.out) as root:
@@ -120,7 +122,7 @@ def _collect(args: argparse.Namespace) -> int:
         limits["regression"] = {"baseline": args.baseline, "max_regression": bound}
     asked = {k: v for k, v in limits.items() if v is not None}
     if args.policy:
-        if asked:
+        if set(asked) - {"regression"} or args.max_regression is not None:
             raise UsageError("limits were given both as options and by --policy", "give one of them")
         policy = load_policy(args.policy, os.environ)
     else:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekd.cli import options
+from edgekd.cli import drop_stdout, options
 from edgekd.errors import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REJECT
 
 if TYPE_CHECKING:
@@ -47,6 +47,20 @@ def show(verdict: Verdict, folder: Path, args: argparse.Namespace) -> int:
         write_bytes(args.junit, render(folder, "junit").encode())
     if args.markdown:
         write_bytes(args.markdown, render(folder, "md").encode())
+    try:
+        _print(verdict, folder, args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_stdout()
+    code = exit_code(verdict)
+    if code == EXIT_INCONCLUSIVE and args.on_inconclusive:
+        return EXIT_REJECT if args.on_inconclusive == "fail" else EXIT_PASS
+    return code
+
+
+def _print(verdict: Verdict, folder: Path, args: argparse.Namespace) -> None:
+    from edgekd.report import render
+
     if args.json:
         json.dump(verdict.to_json(), sys.stdout, indent=1, sort_keys=True, ensure_ascii=False)
         print()
@@ -54,7 +68,3 @@ def show(verdict: Verdict, folder: Path, args: argparse.Namespace) -> int:
     else:
         print(render(folder, "text", colour=options.colours()))
         print(f"Run folder: {folder}")
-    code = exit_code(verdict)
-    if code == EXIT_INCONCLUSIVE and args.on_inconclusive:
-        return EXIT_REJECT if args.on_inconclusive == "fail" else EXIT_PASS
-    return code

@@ -90,7 +90,7 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_measure(parser: argparse.ArgumentParser) -> None:
+def add_measure(parser: argparse.ArgumentParser, *, batch: int = 1) -> None:
     group = parser.add_argument_group("where and how it runs")
     group.add_argument(
         "--target",
@@ -105,7 +105,7 @@ def add_measure(parser: argparse.ArgumentParser) -> None:
         help="LoadGen's word (default: %(default)s)",
     )
     group.add_argument(
-        "--batch", metavar="N", type=count, default=1, help="examples per call (default: %(default)s)"
+        "--batch", metavar="N", type=count, default=batch, help="examples per call (default: %(default)s)"
     )
     group.add_argument(
         "--threads", metavar="N", type=count, default=1, help="threads of the runtime (default: %(default)s)"

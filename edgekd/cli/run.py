@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.cli.progress import TrainingBar
     from edgekd.files import digest_of
     from edgekd.pipeline import run as line
+    from edgekd.pipeline.training import make_models, task_spec
     from edgekd.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, os.environ)
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     store, bar = options.store(args), TrainingBar()
     if args.only:
         line.check_names(recipe)
-        made = line.make_models(recipe, base, store, bar)
+        made = make_models(recipe, base, store, bar)
         if args.only == "distill":
             print(f"distilled: {getattr(made.student, 'folder', '')}")
             return 0
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
                 f"exported: {line.float_artifact(made.student, recipe.export[0], recipe, store, 'student').folder}"
             )
             return 0
-        for label, artifact in line.make_candidates(recipe, made, line.task_spec(recipe, base), store):
+        for label, artifact in line.make_candidates(recipe, made, task_spec(recipe, base), store):
             print(f"{label}: {artifact.folder}")
         return 0
     out = args.out or line.default_out(recipe.name, digest_of(recipe.model_dump(mode="json")))

@@ -16,7 +16,7 @@ from edgekd.errors import DataError
 from edgekd.files import digest_of, sha256_file
 
 _LABELS = ("label", "labels")
-_IDS = ("id", "ids")
+_IDS = ("id",)
 
 
 def _map_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array | None:

@@ -7,6 +7,7 @@ References: a path (``.npz``, ``.csv``, ``.jsonl``, ``.parquet``, or a folder of
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -76,7 +77,20 @@ class PythonSource:
     @property
     def digest(self) -> str:
         own = getattr(self.made, "digest", None)
+        if own is None:
+            # The code alone does not tell the rows: a file that it reads may have changed.
+            rows = hashlib.sha256()
+            for example in self:
+                rows.update(repr((example.id, example.label, sorted(example.slices.items()))).encode())
+                for name, array in sorted(example.inputs.items()):
+                    rows.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+            own = rows.hexdigest()
         return digest_of([self.reference, python_source_digest(self.reference, self.search), own])
+
+
+def _split(reference: str) -> tuple[str, str, str]:
+    body, hash_, selection = reference.rpartition("#")
+    return (body, hash_, selection) if hash_ else (reference, "", "")
 
 
 def open_source(reference: str, base: Path | None = None) -> Source:
@@ -89,7 +103,9 @@ def open_source(reference: str, base: Path | None = None) -> Source:
     Raises:
         UsageError: a reference of no known form; DataError: a file that is missing or damaged.
     """
-    body, hash_, selection = reference.partition("#")
+    whole = Path(reference) if base is None else base / reference
+    # A file may have a # in its name; otherwise the last one starts the selection.
+    body, hash_, selection = (reference, "", "") if whole.exists() else _split(reference)
     if body.startswith("python:"):
         factory = resolve_python(body, base)
         made = factory() if callable(factory) else factory
@@ -110,7 +126,9 @@ def _select(source: Source, selection: str, reference: str) -> Source:
 def _open_path(body: str, base: Path | None) -> Source:
     path = Path(body) if base is None else base / body
     if not path.exists():
-        raise DataError(f"data {path} does not exist", "check the path (relative paths start at the recipe)")
+        raise DataError(
+            f"data {path} does not exist", "check the path (relative paths start at the recipe, else here)"
+        )
     if path.is_dir():
         from edgekd.data.images import ImageFolder
 

@@ -187,6 +187,9 @@ def train(
         )
     for epoch in range(first, config.epochs):
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        torch.manual_seed(
+            config.seed * 1_000_003 + epoch
+        )  # for modules that draw by themselves, such as dropout
         order = torch.randperm(n, generator=generator)
         module.train()
         total = 0.0

@@ -15,7 +15,7 @@ from edgekd.artifact import Artifact
 from edgekd.child import ChildProcess, Limits
 from edgekd.errors import DataError
 from edgekd.evidence.evaluation import Evaluation
-from edgekd.target import Target
+from edgekd.target import Target, check_threads
 from edgekd.tasks import TaskSpec
 
 
@@ -53,6 +53,7 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     Raises:
         DataError, ModelError: wrong data or model; ChildError: the child did not deliver.
     """
+    check_threads(request.threads)
     artifact = request.artifact
     if artifact.format not in request.runtime_paths:
         raise DataError(

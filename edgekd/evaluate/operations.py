@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from edgekd.child.sessions import open_session, placement_json
 from edgekd.data.example import Array, Example
-from edgekd.errors import DataError, ModelError
+from edgekd.errors import DataError, EdgeKDError, ModelError
 from edgekd.spec import TensorSpec, stack_feeds
 from edgekd.target import Session
 from edgekd.tasks import ModelIO, Prediction, Task, TaskSpec, build_task, check_scores
@@ -24,7 +25,8 @@ def batches(
     examples: list[Example] = []
     feeds: list[Mapping[str, Array]] = []
     for example in task.examples(split):
-        prepared = task.prepare(example, io)
+        with blamed_on_the_task(f"preparing example {example.id}"):
+            prepared = task.prepare(example, io)
         same = not feeds or all(prepared[k].shape == v.shape for k, v in feeds[0].items())
         if examples and (len(examples) >= size or not same):
             yield examples, feeds
@@ -38,22 +40,26 @@ def batches(
 def run_batch(
     session: Session, feeds: Sequence[Mapping[str, Array]], fixed: int | None
 ) -> list[dict[str, Array]]:
-    """Run several examples at once and take the outputs apart again.
+    """Run several examples at once and take the outputs apart again; one by one where they cannot be.
 
     Args:
         feeds: per example, each with a leading batch dimension of 1.
         fixed: the only batch size that the model takes, else None; a short batch is padded with its last example.
 
     Raises:
-        ModelError: an output has no batch dimension to take apart.
+        ModelError: an output of a fixed batch has no batch dimension to take apart.
     """
     size = fixed or len(feeds)
     outputs = session.run(stack_feeds(feeds, size))
+    if size == 1:
+        return [outputs]
     for name, value in outputs.items():
         if value.ndim == 0 or value.shape[0] % size:
+            if fixed is None:
+                return [session.run(dict(f)) for f in feeds]
             raise ModelError(
                 f"output '{name}' has shape {tuple(value.shape)} for a batch of {size}",
-                "its first dimension must be the batch: evaluate with --batch 1",
+                "its first dimension must be the batch: export the model with batch 1",
             )
     return [
         {n: v[i * (len(v) // size) : (i + 1) * (len(v) // size)] for n, v in outputs.items()}
@@ -86,6 +92,38 @@ def model_io(args: Mapping[str, Any], session: Session) -> ModelIO:
     )
 
 
+@contextmanager
+def blamed_on_the_task(doing: str) -> Iterator[None]:
+    """Turn what a user's own task raises into one line about it; our own errors pass.
+
+    Raises:
+        DataError: with the exception's type and message.
+    """
+    try:
+        yield
+    except (EdgeKDError, MemoryError):
+        raise
+    except Exception as e:
+        text = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+        raise DataError(
+            f"the task raised while {doing} ({text})", "mend the task, or the data that it met"
+        ) from e
+
+
+def _blame_the_data(example: Example, error: DataError) -> None:
+    """Where an answer is unusable because the example itself holds NaN, say that instead.
+
+    Raises:
+        DataError: naming the array.
+    """
+    for name, array in example.inputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(
+                f"example {example.id}: the array '{name}' holds NaN or infinite values",
+                "mend or drop the row",
+            ) from error
+
+
 def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:
     """Evaluate one artifact on one split; writes the rows to ``args["rows"]``.
 
@@ -105,8 +143,10 @@ def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Arra
             if example.label is None:
                 raise DataError(f"example {example.id} has no label", "add an array `label`, one per example")
             try:
-                predictions.append(task.decode(outputs, io))
+                with blamed_on_the_task("decoding"):
+                    predictions.append(task.decode(outputs, io))
             except DataError as e:
+                _blame_the_data(example, e)
                 raise DataError(f"example {example.id}: {e.what}", e.fix) from e
             if predictions[0].logits is not None:
                 own, first = predictions[-1].logits, predictions[0].logits
@@ -130,7 +170,9 @@ def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Arra
             raise DataError(
                 f"slice '{name}' is missing for {len(ids) - len(values)} examples", "give it for every row"
             )
-    scores = check_scores(task.score(predictions, labels), len(ids))
+    with blamed_on_the_task("scoring"):
+        scored = task.score(predictions, labels)
+    scores = check_scores(scored, len(ids))
     rows: dict[str, Array] = {
         "id": np.asarray(ids),
         "score": scores,

@@ -15,10 +15,10 @@ from edgekd.artifact import Artifact
 from edgekd.child import ChildProcess, Limits
 from edgekd.child.wire import encode
 from edgekd.data.example import Array
-from edgekd.errors import DataError, TargetUnavailableError
+from edgekd.errors import ChildError, DataError, TargetUnavailableError
 from edgekd.evidence.measurement import BASELINE, CANDIDATE, TWIN, Measurement, Restart
 from edgekd.measure import ledger
-from edgekd.target import Target
+from edgekd.target import Target, check_threads
 
 _OPEN = "edgekd.measure.operations:open_arm"
 _WARM = "edgekd.measure.operations:warm_up"
@@ -160,6 +160,10 @@ def _warm(child: ChildProcess, protocol: Protocol) -> dict[str, Any]:
     return warmed
 
 
+class _CrowdedError(Exception):
+    """The arms do not fit into memory together."""
+
+
 @dataclass(slots=True)
 class _Race:
     """One restart in the making."""
@@ -170,24 +174,22 @@ class _Race:
     rng: random.Random
     together: bool
 
-    def restart(self, index: int) -> tuple[Restart, bool]:
-        """Run one restart; also whether all arms still fit into memory together."""
+    def restart(self, index: int) -> Restart:
+        """Run one restart.
+
+        Raises:
+            _CrowdedError: the arms do not fit into memory together.
+        """
         cpus = _cpus_for(index, self.setting.threads)
         order = list(self.arms)
         self.rng.shuffle(order)
         blocks: dict[str, list[Array]] = {a.name: [] for a in self.arms}
         warmup: dict[str, dict[str, Any]] = {}
         children: dict[str, dict[str, Any]] = {}
-        fits = True
         with ExitStack() as stack:
             open_children: dict[str, ChildProcess] = {}
             if self.together:
-                available = ledger.available_memory_bytes()
-                used = 0
-                for arm in order:
-                    open_children[arm.name], children[arm.name] = _open_arm(arm, self.setting, cpus, stack)
-                    used += children[arm.name]["peak_memory_bytes"] or 0
-                    fits = fits and (available is None or used < _MEMORY_SHARE * available)
+                self._open_all(order, cpus, stack, open_children, children)
                 for arm in order:
                     warmup[arm.name] = _warm(open_children[arm.name], self.protocol)
             replies: dict[str, list[bytes]] = {a.name: [] for a in self.arms}
@@ -207,7 +209,7 @@ class _Race:
                 children[name].update(child.request(_USE, {})[0])
         entries = ledger.ledger_between(before, after)
         entries["involuntary_switches"] = sum(c.get("involuntary_switches") or 0 for c in children.values())
-        restart = Restart(
+        return Restart(
             blocks={k: tuple(v) for k, v in blocks.items()},
             order=tuple(a.name for a in order),
             cpus=cpus,
@@ -215,7 +217,27 @@ class _Race:
             children=children,
             ledger=entries,
         )
-        return restart, fits
+
+    def _open_all(
+        self,
+        order: Sequence[Arm],
+        cpus: tuple[int, ...],
+        stack: ExitStack,
+        open_children: dict[str, ChildProcess],
+        children: dict[str, dict[str, Any]],
+    ) -> None:
+        """Open every arm, as long as they fit into memory together."""
+        available, used = ledger.available_memory_bytes(), 0
+        for arm in order:
+            try:
+                open_children[arm.name], children[arm.name] = _open_arm(arm, self.setting, cpus, stack)
+            except ChildError as e:
+                if e.outcome == "out of memory" and used:
+                    raise _CrowdedError from e
+                raise
+            used += children[arm.name]["peak_memory_bytes"] or 0
+            if available is not None and used > _MEMORY_SHARE * available and len(order) > 1:
+                raise _CrowdedError
 
     def _alone(
         self,
@@ -258,6 +280,7 @@ def measure(
         ChildError: a child crashed, hung or ran out of memory; ModelError, DataError, TargetUnavailableError: it
             could not open the model as asked.
     """
+    check_threads(setting.threads)
     protocol = protocol or Protocol()
     race = _Race(arms, setting, protocol, random.Random(protocol.seed), not one_at_a_time)
     restarts: list[Restart] = []
@@ -287,10 +310,12 @@ def measure(
     )
     attempt = 0
     while len(restarts) < protocol.max_restarts:
-        restart, fits = race.restart(attempt)
+        try:
+            restart = race.restart(attempt)
+        except _CrowdedError:
+            race.together = False  # nothing of the crowded restart is kept
+            continue
         attempt += 1
-        if not fits:
-            race.together = False
         reason = ledger.redraw_reason(restart.ledger)
         if reason:
             redrawn.append(reason)

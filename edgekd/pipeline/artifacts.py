@@ -36,11 +36,11 @@ def export_model(
     exporter = exporter_for(format_name)
     key = {
         "model": model.as_artifact().digest,
-        "factory": model.factory,
+        "factory": model.lineage.get("factory", model.factory),
         "prepare": dict(model.prepare),
         "format": format_name,
         "options": dict(options),
-        "tools": tool_versions("torch", "onnx", "onnxscript", "onnxruntime"),
+        "tools": tool_versions("edgekd", "torch", "onnx", "onnxscript", "onnxruntime"),
     }
 
     def build(out: Path, resume: Path) -> None:
@@ -112,7 +112,7 @@ def quantize_artifact(
         "config": config.to_json(),
         "data": task.split_digest(calibration_split(task)),
         "rename": dict(rename or {}),
-        "tools": tool_versions("onnx", "onnxruntime"),
+        "tools": tool_versions("edgekd", "numpy", "onnx", "onnxruntime", "pillow"),
     }
 
     def build(out: Path, resume: Path) -> None:

@@ -124,6 +124,9 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
         if job.policy.latency is not None:
             timings = job.measure_against(job.teacher, students, {}, "select")
             timing_path = job.folder.add_measurement(f"select {job.target.target}", timings)
+    # What the gates compare with: the teacher where there is one, else last release's model.
+    compared = job.teacher or (None if job.teacher_evaluation else job.regression)
+    baseline = job.folder.add_artifact(*compared) if compared else ""
     candidates: list[Candidate] = []
     for index, (label, artifact) in enumerate(students):
         accuracy = latency = None
@@ -138,7 +141,7 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
                 artifact=job.folder.add_artifact(label, artifact),
                 target=str(job.target.target),
                 dtype=artifact.dtype,
-                baseline=job.teacher[1].digest if job.teacher else "",
+                baseline=baseline,
                 select=Evidence(accuracy=accuracy, latency=latency),
             )
         )
@@ -165,7 +168,8 @@ def collect_test(job: Job, student: tuple[str, Artifact]) -> Evidence:
         )
     if job.policy.regression is not None and job.regression is not None:
         limit = 1 + job.policy.regression.max_regression
-        made = job.measure_against(job.regression, [student], {label: limit}, "test", role="student")
+        job.folder.add_artifact(*job.regression)
+        made = job.measure_against(job.regression, [student], {label: limit}, "test", role="baseline")
         regression = LatencyEvidence(
             measurement=job.folder.add_measurement(f"{label} regression", made), arm=CANDIDATE
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from edgekd.spec import draw_feeds, stack_feeds
 from edgekd.stages import StageStore, tool_versions
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 
-_RUNTIME_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch")
+_RUNTIME_PACKAGES = ("edgekd", "numpy", "onnxruntime", "onnxruntime-gpu", "torch", "pillow")
 
 
 def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluation:
@@ -40,6 +39,8 @@ def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluati
         "output": {**artifact.output, **request.output},
         "settings": dict(artifact.settings),
         "target": str(request.target),
+        # A torch module's weights do not tell its code.
+        "factory": artifact.lineage.get("factory") if artifact.format == "torch" else None,
         "data": request.data_digest,
         "role": request.role,
         "rename": dict(request.rename),
@@ -85,9 +86,17 @@ class Feeds:
             )
         size = fixed or batch
         if self.task is None:
-            return draw_feeds(artifact.inputs, seed=self.seed, shapes=self.shapes or {}, batch=size)
+            feeds = draw_feeds(artifact.inputs, seed=self.seed, shapes=self.shapes or {}, batch=size)
+            for spec in artifact.inputs:
+                if spec.dynamic_batch and len(feeds[spec.name]) != size:
+                    raise DataError(
+                        f"--shape {spec.name} has {len(feeds[spec.name])} examples, --batch is {size}",
+                        f"give --batch {len(feeds[spec.name])} too: the evidence records it",
+                    )
+            return feeds
         io = ModelIO(
-            role=role, inputs=artifact.inputs, outputs=artifact.outputs, prepare=artifact.prepare,
+            # Last release's model is a student, too: it takes the student's arrays, under names of its own.
+            role="student" if role == "baseline" else role, inputs=artifact.inputs, outputs=artifact.outputs, prepare=artifact.prepare,
             rename=(self.rename or {}).get(role, {}),
         )  # fmt: skip
         task = build_task(self.task)
@@ -99,6 +108,21 @@ class Feeds:
         if not rows:
             raise DataError(f"the data for '{self.split}' is empty", "give at least one example")
         return stack_feeds(rows, size)
+
+    def batch_of(self, artifacts: Sequence[tuple[str, Artifact]], asked: int) -> int:
+        """The batch that all these models run at: the asked one, or the one that a fixed model takes.
+
+        Raises:
+            DataError: they cannot run at one batch; a ratio of other amounts of work means nothing.
+        """
+        fixed = {label: a.fixed_batch for label, a in artifacts if a.fixed_batch is not None}
+        sizes = set(fixed.values())
+        if len(sizes) > 1 or (sizes and asked not in (1, *sizes)):
+            named = ", ".join(f"{label} takes {size}" for label, size in fixed.items())
+            raise DataError(
+                f"no one batch fits all models ({named}; {asked} asked)", "export them with a dynamic batch"
+            )
+        return next(iter(sizes), None) or asked
 
     def record(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         """What the evidence says of them."""
@@ -131,6 +155,10 @@ class Comparison:
     baseline_role: str = "teacher"
 
 
+class _NotKeptError(Exception):
+    """Evidence that does not decide is used once and not stored: the next run measures again."""
+
+
 def measure_comparison(
     comparison: Comparison,
     store: StageStore,
@@ -146,7 +174,8 @@ def measure_comparison(
         ChildError, ModelError, DataError: as :func:`edgekd.measure.measure`.
     """
     protocol = protocol or Protocol()
-    setting = comparison.setting
+    batch = comparison.feeds.batch_of([comparison.baseline, *comparison.candidates], comparison.setting.batch)
+    setting = replace(comparison.setting, batch=batch)
     label, artifact = comparison.baseline
     own = comparison.feeds.of(artifact, comparison.baseline_role, setting.batch)
     others = [(n, a, comparison.feeds.of(a, "student", setting.batch)) for n, a in comparison.candidates]
@@ -156,7 +185,7 @@ def measure_comparison(
     }
     machine = ledger.machine()
     key = {
-        "baseline": artifact.digest,
+        "baseline": [artifact.digest, dict(artifact.settings)],
         "candidates": [[n, a.digest, dict(a.settings)] for n, a in comparison.candidates],
         "limits": dict(comparison.limits),
         "occasion": comparison.occasion,
@@ -174,13 +203,18 @@ def measure_comparison(
     def stop(measurement: Measurement) -> bool:
         return should_stop(measurement, arm_limits) if arm_limits else True
 
+    undecided: list[Measurement] = []
+
     def build(out: Path, resume: Path) -> None:
         made = measure(arms, setting, inputs=inputs, stop=stop, protocol=protocol, progress=progress)
+        if len(made.restarts) < protocol.min_restarts or not decided(made):
+            undecided.append(made)
+            raise _NotKeptError
         save_measurement(made, out / "measurement.json")
 
     what = f"measure {', '.join(n for n, _, _ in others) or label}" + (f" beside {label}" if others else "")
-    result = store.run("measure", what, key, build, reuse=not remeasure)
-    found = load_measurement(result.folder / "measurement.json")
-    if not decided(found):
-        shutil.rmtree(result.folder, ignore_errors=True)
-    return found
+    try:
+        result = store.run("measure", what, key, build, reuse=not remeasure)
+    except _NotKeptError:
+        return undecided[0]
+    return load_measurement(result.folder / "measurement.json")

@@ -16,7 +16,7 @@ from edgekd.measure import ledger
 from edgekd.pipeline.candidates import Job
 from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.folder import RunFolder, check_out
-from edgekd.pipeline.opening import check_inputs, runnable
+from edgekd.pipeline.opening import check_inputs, is_missing, runnable
 from edgekd.pipeline.run import finish, judge_target, utc_now
 from edgekd.pipeline.targets import resolve_target
 from edgekd.recipe import GatesBlock, MeasureBlock
@@ -115,7 +115,7 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
             )
             regression = None
             if request.policy.regression is not None:
-                if not Path(request.baseline).exists() and request.first_run:
+                if request.first_run and is_missing(request.baseline, Path.cwd()):
                     state = "first-run"
                 else:
                     regression = (

@@ -35,6 +35,11 @@ def runnable(
     return opened
 
 
+def is_missing(reference: str, base: Path) -> bool:
+    """Whether a reference is a path that does not exist; ``zoo:`` and ``python:`` are no paths."""
+    return not reference.startswith(("zoo:", "python:")) and not (base / reference).exists()
+
+
 def check_inputs(
     models: Mapping[str, Artifact],
     *,

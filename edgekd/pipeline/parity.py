@@ -111,6 +111,11 @@ def compare_models(
     first = runnable(a, "teacher", weights, target, store)
     second = runnable(b, "student", weights, target, store)
     check_inputs({"teacher": first, "student": second}, shapes=shapes, rename=rename)
+    if len(first.inputs) != len(second.inputs) and not data:
+        raise DataError(
+            f"{a} has {len(first.inputs)} inputs, {b} has {len(second.inputs)}",
+            "give --data that holds the inputs of both, and --map where names differ",
+        )
     task = TaskSpec(kind=task_kind, data={"test": data}, base=str(Path.cwd())) if data else None
     feeds_a = _feeds(first, "teacher", task, rename.get("teacher", {}), examples, shapes)
     if task is None and [s.name for s in first.inputs] == [s.name for s in second.inputs]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import edgekd
 from edgekd.artifact import Artifact
-from edgekd.errors import UsageError
+from edgekd.errors import InfrastructureError, ModelError, UsageError
 from edgekd.evaluate import EvaluationRequest
 from edgekd.evidence import load_evaluation
 from edgekd.evidence.run import AbsentTarget, Candidate, Hop, Run
@@ -25,125 +25,14 @@ from edgekd.pipeline.artifacts import export_model, exporter_for, quantize_artif
 from edgekd.pipeline.candidates import Job, collect_select, collect_test
 from edgekd.pipeline.collect import Feeds, evaluate_artifact
 from edgekd.pipeline.folder import RunFolder, check_out
-from edgekd.pipeline.opening import check_inputs
+from edgekd.pipeline.opening import check_inputs, is_missing
 from edgekd.pipeline.targets import ResolvedTarget, resolve_target, torch_target
-from edgekd.pipeline.training import TorchModelRequest, obtain_model, train_config
+from edgekd.pipeline.training import Made, TrainProgress, make_models, task_spec
 from edgekd.quantize import QuantConfig
-from edgekd.recipe import DistillBlock, Recipe, TargetBlock, shapes_of
+from edgekd.recipe import Recipe, TargetBlock, shapes_of
 from edgekd.report import render
 from edgekd.stages import StageStore
 from edgekd.tasks import TaskSpec, parse_output
-
-#: Stages that `--only` can end at, in order.
-STAGES = ("distill", "quantize", "export", "evaluate", "measure")
-
-#: Given (name of the training, epoch, epochs, step, steps, loss).
-TrainProgress = Callable[[str, int, int, int, int, float], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """What the training stages left: models (or a given artifact), by role."""
-
-    teacher: Model | Artifact
-    student: Model | Artifact
-    naive: tuple[Model, ...]
-
-
-def task_spec(recipe: Recipe, base: Path) -> TaskSpec:
-    """The recipe's task as plain data."""
-    return TaskSpec(
-        kind=recipe.task.kind,
-        metric=recipe.task.metric,
-        data={str(k): v for k, v in recipe.task.data.items()},
-        base=str(base),
-    )
-
-
-def _is_torch(reference: str) -> bool:
-    return reference.startswith(("zoo:", "python:"))
-
-
-def _train(
-    request: TorchModelRequest, task: TaskSpec, store: StageStore, progress: TrainProgress | None
-) -> Model:
-    def report(epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
-        if progress is not None:
-            progress(request.name, epoch, epochs, step, steps, loss)
-
-    return obtain_model(request, task, store, report)[0]
-
-
-def make_models(recipe: Recipe, base: Path, store: StageStore, progress: TrainProgress | None = None) -> Made:
-    """Teacher, student and naive controls: trained, fine-tuned or taken as they are.
-
-    Raises:
-        UsageError, ModelError, DataError: as the stages say.
-    """
-    task = task_spec(recipe, base)
-    if _is_torch(recipe.teacher.model):
-        teacher: Model | Artifact = _train(
-            TorchModelRequest(
-                name="teacher",
-                factory=recipe.teacher.model,
-                prepare=recipe.teacher.prepare,
-                weights=base / recipe.teacher.weights if recipe.teacher.weights else None,
-                config=train_config(recipe.teacher.train) if recipe.teacher.train else None,
-            ),
-            task, store, progress,
-        )  # fmt: skip
-    else:
-        teacher = open_reference(recipe.teacher.model, weights=None, base=base, store=store)
-    if not _is_torch(recipe.student.model):
-        return Made(
-            teacher=teacher,
-            student=open_reference(recipe.student.model, weights=None, base=base, store=store),
-            naive=(),
-        )
-    distill = recipe.distill
-    if distill is not None and not isinstance(teacher, Model):
-        raise UsageError(
-            f"the teacher {recipe.teacher.model} is not a torch module: its logits cannot be asked during training",
-            "name a zoo: or python: teacher, or a model.json folder",
-        )
-    student = _train(
-        TorchModelRequest(
-            name="distilled student",
-            factory=recipe.student.model,
-            prepare=recipe.student.prepare,
-            weights=base / recipe.student.weights if recipe.student.weights else None,
-            config=train_config(distill) if distill else None,
-            teacher=teacher if isinstance(teacher, Model) else None,
-        ),
-        task, store, progress,
-    )  # fmt: skip
-    return Made(teacher=teacher, student=student, naive=_naive(recipe, distill, base, task, store, progress))
-
-
-def _naive(
-    recipe: Recipe,
-    distill: DistillBlock | None,
-    base: Path,
-    task: TaskSpec,
-    store: StageStore,
-    progress: TrainProgress | None,
-) -> tuple[Model, ...]:
-    """The controls: the student's network and schedule, without the teacher, on seeds of their own."""
-    if distill is None:
-        return ()
-    return tuple(
-        _train(
-            TorchModelRequest(
-                name=f"naive student {k + 1}",
-                factory=recipe.student.model,
-                prepare=recipe.student.prepare,
-                weights=base / recipe.student.weights if recipe.student.weights else None,
-                config=train_config(distill, seed=distill.seed + 1 + k, method="labels"),
-            ),
-            task, store, progress,
-        )
-        for k in range(recipe.student.naive)
-    )  # fmt: skip
 
 
 def float_artifact(
@@ -315,8 +204,7 @@ def run_recipe(
     regression = None
     state = ""
     if recipe.gates.regression is not None:
-        baseline = base / recipe.gates.regression.baseline
-        if not baseline.exists() and first_run:
+        if first_run and is_missing(recipe.gates.regression.baseline, base):
             state = "first-run"
         else:
             opened = open_reference(recipe.gates.regression.baseline, weights=None, base=base, store=store)
@@ -345,7 +233,13 @@ def run_recipe(
                 measure=recipe.measure, store=store, folder=folder, teacher=teacher, regression=regression,
                 search=(base,), remeasure=remeasure, output=output,
             )  # fmt: skip
-            digest, judged = judge_target(job, students)
+            try:
+                digest, judged = judge_target(job, students)
+            except (InfrastructureError, ModelError) as e:
+                if target.target.required:
+                    raise
+                absent.append(AbsentTarget(target=str(target.target), required=False, reason=f"failed: {e}"))
+                continue
             selected[str(target.target)] = digest
             candidates += judged
             if not target.target.required:

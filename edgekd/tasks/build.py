@@ -50,7 +50,8 @@ class TaskSpec:
                 f"the task has no data for '{split}'", f"it has {', '.join(self.data) or 'none'}"
             )
         code = python_source_digest(self.kind, self.search) if self.kind.startswith("python:") else ""
-        return digest_of([self.kind, self.metric, code, open_source(self.data[split], self.search).digest])
+        metric = self.metric or build_task(self).metric
+        return digest_of([self.kind, metric, code, open_source(self.data[split], self.search).digest])
 
 
 def build_task(spec: TaskSpec) -> Task:

@@ -71,7 +71,7 @@ def load_weights(module: Any, path: Path) -> None:
         )
     if not path.is_file():
         raise ModelError(
-            f"weights {path} do not exist", "check the path (relative paths start at the recipe)"
+            f"weights {path} do not exist", "check the path (relative paths start at the recipe, else here)"
         )
     safetensors = require("safetensors.torch", extra="torch", purpose="reading weights")
     errors = require("safetensors", extra="torch", purpose="reading weights")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from fixtures_models import classifier, examples
 
@@ -144,6 +145,8 @@ def test_quantize_then_gate_against_the_float_model(place: Path) -> None:
         ),
         (("compare", "model.onnx", "model.onnx", "--map", "student:y=x"), "names the input 'y'"),
         (("bench", "model.onnx", "--memory-limit-mib", "50"), "50 MiB"),
+        (("bench", "model.onnx", "--threads", "9999"), "9999 threads were asked for, this machine has"),
+        (("eval", "model.onnx", "--data", "data.npz", "--threads", "9999"), "9999 threads"),
         (("distill", "absent.yaml"), "absent.yaml"),
         (("run", "absent.yaml"), "absent.yaml"),
         (("release", "nowhere", "-o", "x"), "nowhere"),
@@ -216,3 +219,110 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_file(place: Path, tmp_pa
     assert "codes 4 4" in done.stdout, done.stdout + done.stderr
     assert done.stderr.count("edgekd: error: no space left while writing") == 2, done.stderr
     assert sorted(done.stdout.split("intact")[1].split("codes")[0].split()) == ["filler", "out.onnx"]
+
+
+def test_streams_that_nobody_reads(place: Path) -> None:
+    def shell(command: str) -> tuple[int, str]:
+        line = command.replace("edgekd", f"{sys.executable} -m edgekd")
+        done = subprocess.run(["bash", "-c", line], cwd=place, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    classifier(place / "wrong.onnx", wrong_classes=(1, 2, 3))
+    gate = "edgekd gate --teacher model.onnx --student wrong.onnx --data data.npz --out streams"
+    assert shell(f"{gate} | head -0; exit ${{PIPESTATUS[0]}}")[0] == 1, "the verdict survives its reader"
+    assert shell("edgekd report streams >&-") == (0, "")
+    assert shell("edgekd report streams 2>&- >/dev/null") == (0, "")
+    code, err = shell("edgekd report streams > /dev/full")
+    assert code == 4
+    assert err.startswith("edgekd: error: ")
+    assert "unexpected" not in err
+
+
+def test_models_of_one_fixed_batch_are_not_compared_with_others(place: Path) -> None:
+    model = onnx.load(place / "model.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, place / "four.onnx")
+    done = edgekd(place, "bench", "four.onnx", "--restarts", "1", "-o", "four.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((place / "four.json").read_text())["batch"] == 4
+    both = edgekd(place, "bench", "four.onnx", "model.onnx", "--restarts", "2", "-o", "both.json")
+    assert both.returncode == 0, both.stderr
+    assert {
+        tuple(i["shapes"]["x"]) for i in json.loads((place / "both.json").read_text())["inputs"].values()
+    } == {(4, 10)}
+    refused = edgekd(place, "bench", "four.onnx", "model.onnx", "--batch", "2", "-o", "never.json")
+    assert refused.returncode == 2
+    assert "four.onnx takes 4" in refused.stderr
+    shaped = edgekd(place, "bench", "model.onnx", "--shape", "x=3x10", "-o", "never.json")
+    assert shaped.returncode == 2
+    assert "--batch 3" in shaped.stderr
+    # Evaluated all the same: the last batch is padded, and padding is not counted.
+    evaluated = edgekd(place, "eval", "four.onnx", "--data", "data.npz#0:10", "-o", "four-eval.json")
+    assert "on 10 examples" in evaluated.stdout, evaluated.stderr
+
+
+def test_nan_in_the_data_is_not_blamed_on_the_model(place: Path) -> None:
+    rows = examples(20)
+    rows["x"][5, 0] = np.nan
+    np.savez(place / "nan.npz", **rows)
+    done = edgekd(place, "eval", "model.onnx", "--data", "nan.npz", "-o", "never.json")
+    assert done.returncode == 2
+    assert "example 5: the array 'x' holds NaN" in done.stderr
+
+
+def test_a_task_that_raises_is_wrong_input(place: Path) -> None:
+    (place / "raising.py").write_text(
+        "from edgekd.tasks.classification import Classification\n"
+        "class Raising(Classification):\n"
+        "    def score(self, predictions, labels):\n"
+        "        raise ValueError('no idea')\n"
+        "def make(data, base):\n"
+        "    return Raising(data=data, base=base)\n"
+    )
+    done = edgekd(
+        place, "eval", "model.onnx", "--data", "data.npz", "--task", "python:raising:make", "-o", "n.json"
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the task raised while scoring (ValueError: no idea)" in done.stderr
+
+
+def test_a_file_named_like_a_standard_module_disturbs_no_child(place: Path, tmp_path: Path) -> None:
+    for name in ("select.py", "random.py"):
+        (tmp_path / name).write_text("")
+    # The installed command, as users call it: `python -m` would put the current folder first by itself.
+    command = [str(Path(sys.executable).with_name("edgekd")), "eval", str(place / "model.onnx")]
+    done = subprocess.run(
+        [*command, "--data", str(place / "data.npz")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_data_without_a_digest_is_told_apart_by_its_rows(place: Path) -> None:
+    (place / "live.py").write_text(
+        "import numpy as np\nfrom edgekd.data import Example\n"
+        "def rows():\n"
+        "    with np.load('live.npz') as d:\n"
+        "        x, y = d['x'], d['label']\n"
+        "    return [Example(id=str(i), inputs={'x': x[i]}, label=int(y[i])) for i in range(len(y))]\n"
+    )
+    rows = examples(50)
+    np.savez(place / "live.npz", **rows)
+    first = edgekd(place, "eval", "model.onnx", "--data", "python:live:rows", "-o", "live.json")
+    assert "100.00%" in first.stdout, first.stderr
+    np.savez(place / "live.npz", x=rows["x"], label=(rows["label"] + 1) % 10)
+    assert (
+        "0.00%" in edgekd(place, "eval", "model.onnx", "--data", "python:live:rows", "-o", "live.json").stdout
+    )
+
+
+def test_a_zoo_baseline_is_never_taken_for_a_missing_one(place: Path) -> None:
+    from edgekd.pipeline.opening import is_missing
+
+    assert not is_missing("zoo:cifar-resnet20", place)
+    assert not is_missing("model.onnx", place)
+    assert is_missing("none.onnx", place)
