@@ -17,6 +17,7 @@ from PIL import Image
 
 from edgekd.data import Example
 from edgekd.errors import DataError
+from edgekd.files import sha256_file
 
 #: The last images of the training file are held out to choose by; the rest train.
 SELECT = 5000
@@ -53,7 +54,7 @@ class Train:
     @property
     def digest(self) -> str:
         path = _open("cifar10_train_jpegbytes.npz")
-        return f"{path.name}:{path.stat().st_size}:{self.start}:{self.stop}"
+        return f"{sha256_file(path)}:{self.start}:{self.stop}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Test:
     @property
     def digest(self) -> str:
         path = _open("cifar10_testA_jpegq75.npz")
-        return f"{path.name}:{path.stat().st_size}"
+        return sha256_file(path)
 
 
 def train() -> Train:
