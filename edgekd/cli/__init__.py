@@ -104,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if e.errno != errno.ENOSPC:
             return _unexpected(e)
         drop_stdout()
-        return _say("no space left on the disk that this was written to; free some", errors.EXIT_INFRASTRUCTURE)
+        return _say(
+            "no space left on the disk that this was written to; free some", errors.EXIT_INFRASTRUCTURE
+        )
     except Exception as e:  # noqa: BLE001 - the last door: one line and an exit code, never Python's own 1
         return _unexpected(e)
     try:
