@@ -25,6 +25,7 @@ from edgekd.gates.latency import should_stop
 from edgekd.measure import Protocol, Setting, arms_of, ledger, measure
 from edgekd.spec import draw_feeds, stack_feeds
 from edgekd.stages import StageStore, tool_versions
+from edgekd.target import check_threads
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 
 _RUNTIME_PACKAGES = ("edgekd", "numpy", "onnxruntime", "onnxruntime-gpu", "torch", "pillow")
@@ -32,6 +33,7 @@ _RUNTIME_PACKAGES = ("edgekd", "numpy", "onnxruntime", "onnxruntime-gpu", "torch
 
 def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluation:
     """Evaluate through the store."""
+    check_threads(request.threads)
     artifact = request.artifact
     key = {
         "artifact": artifact.digest,
@@ -173,6 +175,7 @@ def measure_comparison(
     Raises:
         ChildError, ModelError, DataError: as :func:`edgekd.measure.measure`.
     """
+    check_threads(comparison.setting.threads)
     protocol = protocol or Protocol()
     batch = comparison.feeds.batch_of([comparison.baseline, *comparison.candidates], comparison.setting.batch)
     setting = replace(comparison.setting, batch=batch)

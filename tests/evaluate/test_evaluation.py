@@ -158,7 +158,7 @@ def spoilt(name: str) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("nan", "example r7: the student's output 'logits' holds NaN"),
+        ("nan", "example r7: the array 'x' holds NaN or infinite values"),
         ("shape", "example r0: input 'x' has shape (1, 7), the model wants (batch,10)"),
         ("dtype", "example r0: input 'x' has dtype float64, the model wants float32"),
         ("no label", "example r0 has no label"),
@@ -249,11 +249,12 @@ class _Summing:
         return {"total": feeds["x"].sum(0, keepdims=True)}
 
 
-def test_an_output_without_a_batch_cannot_be_taken_apart() -> None:
-    feeds = [{"x": np.ones((1, 3), np.float32)}] * 4
-    with pytest.raises(ModelError, match=r"'total' has shape \(1, 3\) for a batch of 4; .*--batch 1"):
-        run_batch(_Summing(), feeds, None)  # type: ignore[arg-type]
-    assert run_batch(_Summing(), feeds[:1], None)[0]["total"].tolist() == [[1, 1, 1]]  # type: ignore[arg-type]
+def test_an_output_without_a_batch_is_run_one_by_one_or_refused() -> None:
+    feeds = [{"x": np.full((1, 3), i, np.float32)} for i in range(4)]
+    made = run_batch(_Summing(), feeds, None)  # type: ignore[arg-type]
+    assert [m["total"].tolist() for m in made] == [[[i, i, i]] for i in range(4)]
+    with pytest.raises(ModelError, match=r"'total' has shape \(1, 3\) for a batch of 4; .*batch 1"):
+        run_batch(_Summing(), feeds, 4)  # type: ignore[arg-type]
 
 
 class _Lengths:

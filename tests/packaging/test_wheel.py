@@ -78,5 +78,7 @@ def test_base_requires_neither_torch_nor_a_runtime(wheel: Path) -> None:
     lines = _metadata(wheel, "METADATA").splitlines()
     required = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
     base = {r.partition(">")[0].lower() for r in required if "extra ==" not in r}
-    assert base == {"numpy", "onnx", "pydantic", "pyyaml"}
+    assert base == {"numpy", "onnx", "pydantic", "pyyaml", "tomli"}
+    (tomli,) = (r for r in required if r.startswith("tomli"))
+    assert tomli.replace('"', "'").endswith("python_version < '3.11'"), tomli
     assert "License-Expression: Apache-2.0" in lines

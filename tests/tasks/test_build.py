@@ -112,7 +112,14 @@ def test_split_digest(mine: Callable[[str, str], TaskSpec], tmp_path: Path) -> N
     spec = mine("tb_digest", "Regression")
     digest = spec.split_digest("test")
     assert spec.split_digest("test") == digest
-    assert replace(spec, metric="within").split_digest("test") != digest
+    assert replace(spec, metric="within").split_digest("test") == digest, (
+        "its own metric, by name or by default"
+    )
+    topped = replace(spec, kind="classification", metric="top5")
+    assert topped.split_digest("test") != replace(topped, metric="top1").split_digest("test")
+    assert replace(topped, metric="top1").split_digest("test") == replace(topped, metric="").split_digest(
+        "test"
+    )
     assert replace(spec, kind="classification").split_digest("test") != digest
     assert replace(spec, data={"test": "d.npz", "select": "d.npz"}).split_digest("test") == digest
     assert replace(spec, data={"test": "d.npz#1:"}).split_digest("test") != digest
