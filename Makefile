@@ -4,6 +4,7 @@
 #   make test     ruff, ruff format, mypy --strict, pytest
 #   make lint     the first three of these
 #   make bench    how fast EdgeKD itself is (pytest-benchmark)
+#   make gate-power  how often the latency gate is wrong here, in five minutes (runs/gate-power/)
 #   make cifar    the CIFAR-10 example in full (runs/cifar10/; needs EDGEKD_DATA, hours on two cores)
 #   make wheel    dist/edgekd-*.whl
 #   make clean    removes the environment, built wheels and caches; never a run
@@ -25,7 +26,7 @@ VENV := .venv
 STAMP := $(VENV)/edgekd-installed
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test lint format bench cifar wheel clean setup
+.PHONY: demo test lint format bench gate-power cifar wheel clean setup
 
 demo: setup
 	@$(VENV)/bin/edgekd demo
@@ -44,6 +45,12 @@ format: setup
 
 bench: setup
 	@$(RUN) pytest bench --benchmark-only
+
+# A folder for each run: trials of other code are never mixed with these.
+gate-power: setup
+	@out=runs/gate-power/$$(date +%Y%m%d-%H%M%S)
+	$(VENV)/bin/python bench/gate_power run --mode short --out "$$out"
+	$(VENV)/bin/python bench/gate_power report "$$out" --out "$$out"
 
 cifar: setup
 	@$(VENV)/bin/edgekd run examples/cifar10/recipe.yaml --out runs/cifar10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -53,7 +53,8 @@ class Artifact:
         prepare: how an example becomes feeds (the task's keys: ``mean``, ``std``, ``scale``, ``layout``, ...).
         output: ``{"name": ..., "kind": "logits" | "probs"}`` of the output that holds the answer; may be empty.
         lineage: which model, recipe, calibration set and tool versions made it.
-        settings: session settings chosen for it (threads, graph level); may be empty.
+        settings: session settings chosen for it (graph level, arena); may be empty.
+        tuned: target -> session settings that sweeps found best there; see :mod:`edgekd.tuned`.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Artifact:
     output: Mapping[str, str] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -106,6 +108,7 @@ class Artifact:
             "output": dict(self.output),
             "lineage": dict(self.lineage),
             "settings": dict(self.settings),
+            "tuned": {target: [dict(r) for r in records] for target, records in self.tuned.items()},
         }
 
     def save(self) -> None:
@@ -152,6 +155,8 @@ def load_artifact(folder: Path, *, check: bool = True) -> Artifact:
             output=value.get("output", {}),
             lineage=value.get("lineage", {}),
             settings=value.get("settings", {}),
+            # Written since 0.2.
+            tuned={str(t): [dict(r) for r in records] for t, records in dict(value.get("tuned", {})).items()},
         )
     except (KeyError, TypeError, ValueError) as e:
         raise EvidenceError(

@@ -7,6 +7,7 @@ References: ``zoo:NAME``, ``python:package.module:factory``, a ``.onnx`` file, a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edgekd.files import sha256_file
 from edgekd.model import MODEL_FILE, Model, load_model
 from edgekd.plugins import load_plugin
 from edgekd.stages import StageStore, tool_versions
+from edgekd.tuned import read_beside
 
 #: File endings that an exporter plugin reads.
 _FORMATS = {".onnx": "onnx"}
@@ -140,7 +142,11 @@ def _open_file(path: Path) -> Artifact | Model:
         return load_model(path.parent)
     ending = path.suffix.lower()
     if ending in _FORMATS:
-        return _recorded(path) or load_plugin("edgekd.exporters", _FORMATS[ending])().read(path)
+        recorded = _recorded(path)
+        if recorded is not None:
+            return recorded
+        read: Artifact = load_plugin("edgekd.exporters", _FORMATS[ending])().read(path)
+        return replace(read, tuned=read_beside(read))
     if ending == ".safetensors":
         if not (path.parent / MODEL_FILE).is_file():
             raise ModelError(

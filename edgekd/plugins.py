@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekd.errors import MissingDependencyError, UsageError
 
-GROUPS = ("edgekd.exporters", "edgekd.runtimes", "edgekd.devices", "edgekd.tasks")
+GROUPS = ("edgekd.exporters", "edgekd.runtimes", "edgekd.devices", "edgekd.tasks", "edgekd.meters")
 
 
 def list_plugins(group: str) -> dict[str, EntryPoint]:

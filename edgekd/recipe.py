@@ -12,27 +12,57 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from edgekd.errors import RecipeError, UsageError
+from edgekd.evidence.measurement import SERVER
+from edgekd.measure.scenario import Scenario, scenario_from
+from edgekd.policy import (
+    AccuracyGate,
+    Block,
+    GatesBlock,
+    LatencyAbsoluteGate,
+    LatencyGate,
+    Positive,
+    RegressionGate,
+    SizeGate,
+    TailGate,
+    check_scenario,
+)
 from edgekd.spec import parse_shapes
 from edgekd.strict_yaml import line_of, read_yaml, shown
 
+__all__ = [
+    "AccuracyGate",
+    "DistillBlock",
+    "GatesBlock",
+    "LatencyAbsoluteGate",
+    "LatencyGate",
+    "MeasureBlock",
+    "Recipe",
+    "RegressionGate",
+    "ReleaseBlock",
+    "ScenarioBlock",
+    "SizeGate",
+    "StudentBlock",
+    "TailGate",
+    "TargetBlock",
+    "TaskBlock",
+    "TeacherBlock",
+    "TrainBlock",
+    "check_scenario",
+    "load_policy",
+    "load_recipe",
+    "shapes_of",
+]
+
 SPLITS = ("train", "calibration", "select", "test")
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+ScenarioName = Literal["single-stream", "multi-stream", "offline", "server"]
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = Block.model_config
 
 
 class TaskBlock(_Block):
@@ -98,61 +128,49 @@ class TargetBlock(_Block):
     required: bool = True
 
 
+class ScenarioBlock(_Block):
+    """``measure.scenario`` with more than its word; see :class:`edgekd.measure.Scenario`."""
+
+    name: ScenarioName
+    percentile: str | None = None
+    min_duration_s: Positive | None = None
+    min_count: Annotated[int, Field(ge=1)] | None = None
+    samples_per_query: Annotated[int, Field(ge=1)] | None = None
+    max_batch: Annotated[int, Field(ge=1)] | None = None
+    bound_ms: Positive | None = None
+    target_qps: Positive | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _means_something(self) -> ScenarioBlock:
+        try:
+            scenario_from(self.model_dump())
+        except UsageError as e:
+            raise ValueError(str(e)) from e
+        return self
+
+
 class MeasureBlock(_Block):
     """``measure:`` how latency is measured."""
 
-    scenario: Literal["single-stream"] = "single-stream"
+    scenario: ScenarioName | ScenarioBlock = "single-stream"
     batch: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=1)] = 1
     timeout_s: Positive = 300.0
     memory_limit_mib: Positive | None = None
 
-
-class AccuracyGate(_Block):
-    """``gates.accuracy``: how far below its reference the student may be, as a fraction."""
-
-    against: Literal["teacher"] = "teacher"
-    max_drop: Annotated[float, Field(gt=0, lt=1)] = 0.01
-
-
-class LatencyGate(_Block):
-    """``gates.latency``: greatest ratio student / teacher."""
-
-    against: Literal["teacher"] = "teacher"
-    max_ratio: Positive
-
-
-class RegressionGate(_Block):
-    """``gates.regression``: how much slower than a baseline artifact, measured again beside the student."""
-
-    baseline: str
-    max_regression: Annotated[float, Field(ge=0)] = 0.02
-
-
-class SizeGate(_Block):
-    """``gates.size``: greatest size of the shipped files, absolute or against the teacher's."""
-
-    max_mib: Positive | None = None
-    max_ratio: Positive | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> SizeGate:
-        if (self.max_mib is None) == (self.max_ratio is None):
-            raise ValueError("give one of `max_mib` and `max_ratio`")
-        return self
-
-
-class GatesBlock(_Block):
-    """``gates:`` the limits; also a policy file of its own."""
-
-    accuracy: AccuracyGate | None = None
-    latency: LatencyGate | None = None
-    regression: RegressionGate | None = None
-    size: SizeGate | None = None
+    @field_validator("scenario")
+    @classmethod
+    def _whole(cls, value: str | ScenarioBlock) -> str | ScenarioBlock:
+        if value == SERVER:
+            raise ValueError("server needs a block: {name: server, target_qps: 100} (or bound_ms)")
+        return value
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        return tuple(n for n in type(self).model_fields if getattr(self, n) is not None)
+    def as_scenario(self) -> Scenario:
+        """The scenario with its fields."""
+        value = self.scenario
+        return scenario_from(value if isinstance(value, str) else value.model_dump())
 
 
 class ReleaseBlock(_Block):
@@ -211,11 +229,15 @@ class Recipe(_Block):
     @classmethod
     def _some_gate(cls, value: GatesBlock) -> GatesBlock:
         if not value.asked:
-            raise ValueError("asks no gate; give at least one of accuracy, latency, regression, size")
+            raise ValueError(f"asks no gate; give at least one of {', '.join(GatesBlock.model_fields)}")
         return value
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
+        try:
+            check_scenario(self.gates, self.measure.as_scenario)
+        except UsageError as e:
+            raise ValueError(str(e)) from e
         if self.distill is not None and "train" not in self.task.data:
             raise ValueError("`distill` needs task.data.train")
         if "int8" in self.quantize and not ({"calibration", "train"} & set(self.task.data)):
@@ -272,18 +294,22 @@ def _block_in(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_block_in, getattr(annotation, "__args__", ()))), None)
 
 
+def _is_branch(step: object) -> bool:
+    """Whether a step of pydantic's location names a branch of a union, not a key of the recipe."""
+    branches = ("str", "TargetBlock", "[key]")
+    return isinstance(step, str) and (step in branches or step.startswith(("literal[", "function-after[")))
+
+
 def _refuse(
     error: ValidationError, path: Path, root: yaml.Node | None, model: type[BaseModel]
 ) -> RecipeError:
     errors = error.errors()
     # A misspelt key also makes the right one missing: the misspelling is the news.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    if first["loc"][-1:] == ("str",) and isinstance(first["input"], dict):
-        # `targets` takes text or a block: for a block, what is wrong inside it is the news.
+    if first["loc"] and _is_branch(first["loc"][-1]) and isinstance(first["input"], dict) and len(errors) > 1:
+        # `targets` and `measure.scenario` take text or a block: for a block, what is wrong inside it is the news.
         first = errors[1]
-    location = tuple(
-        s for s in first["loc"] if not (isinstance(s, str) and s in ("str", "TargetBlock", "[key]"))
-    )
+    location = tuple(s for s in first["loc"] if not _is_branch(s))
     key = ".".join(map(str, location)) or "the recipe"
     where = f"{path}:{line_of(root, location)}"
     if first["type"] == "extra_forbidden":
@@ -299,7 +325,7 @@ def _refuse(
     return RecipeError(f"{where}: '{key}': {message}{got}", "see docs/recipe.md")
 
 
-def _parse(path: Path, environ: Mapping[str, str], model: type[_Block], unwrap: str) -> Any:
+def _parse(path: Path, environ: Mapping[str, str], model: type[BaseModel], unwrap: str) -> Any:
     value, root = read_yaml(path, environ)
     if unwrap and set(value) == {unwrap} and isinstance(root, yaml.MappingNode):
         value, root = value[unwrap], root.value[0][1]
@@ -331,5 +357,7 @@ def load_policy(path: Path, environ: Mapping[str, str]) -> GatesBlock:
     """
     policy: GatesBlock = _parse(path, environ, GatesBlock, "gates")
     if not policy.asked:
-        raise RecipeError(f"{path} asks no gate", "give at least one of accuracy, latency, regression, size")
+        raise RecipeError(
+            f"{path} asks no gate", f"give at least one of {', '.join(GatesBlock.model_fields)}"
+        )
     return policy

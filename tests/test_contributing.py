@@ -20,7 +20,7 @@ def _bash_commands(markdown: str) -> list[str]:
 
 
 def _make_targets(makefile: str) -> set[str]:
-    return set(re.findall(r"^([a-z]+):", makefile, flags=re.M))
+    return set(re.findall(r"^([a-z][a-z-]*):", makefile, flags=re.M))
 
 
 def test_ci_runs_the_commands_of_contributing_and_tests_come_last(repository: Path) -> None:
@@ -35,7 +35,7 @@ def test_make_commands_in_the_documents_name_targets_that_exist(repository: Path
     targets = _make_targets((repository / "Makefile").read_text())
     for name in ("CONTRIBUTING.md", "README.md", ".ci/run"):
         text = (repository / name).read_text()
-        named = set(re.findall(r"(?:^|`|\s)make ([a-z]+)(?=`|\s*$)", text, flags=re.M))
+        named = set(re.findall(r"(?:^|`|\s)make ([a-z][a-z-]*)(?=`|\s*$)", text, flags=re.M))
         assert named <= targets, f"{name} names {sorted(named - targets)}"
 
 

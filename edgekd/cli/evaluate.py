@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     options.add_weights(parser)
     options.add_task(parser)
-    options.add_measure(parser, batch=64)
+    options.add_measure(parser, batch=64, timed=False)
     parser.add_argument(
         "--role",
         choices=["student", "teacher"],

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekd.cli import judging, options
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.gate import GateRequest
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +44,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument("--max-latency-ratio", metavar="R", type=options.positive, help="student / teacher")
     limits.add_argument(
+        "--max-latency-ms",
+        metavar="[P:]MS",
+        type=options.percentile_limit,
+        help="a percentile of the student's own latency, e.g. p99:33; needs no teacher",
+    )
+    limits.add_argument(
+        "--max-tail-ratio",
+        metavar="[P:]R",
+        type=options.percentile_limit,
+        help="student / teacher of a percentile of the latency, e.g. p99:1.2",
+    )
+    limits.add_argument(
         "--max-regression",
         metavar="X",
         type=options.not_negative,
@@ -50,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     options.add_task(parser)
     options.add_measure(parser)
+    options.add_scenario(parser)
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="run folder to write (default: runs/<utc>-<digest>)"
     )
@@ -75,7 +92,10 @@ def _stored(args: argparse.Namespace) -> int:
         raise UsageError("a run folder and models were both given", "judge the one or the other")
     if any(
         v is not None
-        for v in (args.max_accuracy_drop, args.max_latency_ratio, args.max_regression, args.max_size_mib)
+        for v in (
+            *(args.max_accuracy_drop, args.max_latency_ratio, args.max_latency_ms, args.max_tail_ratio),
+            *(args.max_regression, args.max_size_mib),
+        )
     ):
         raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
     index = load_run(args.folder)
@@ -97,12 +117,15 @@ def _stored(args: argparse.Namespace) -> int:
     return judging.show(verdict, args.out, args)
 
 
-def _collect(args: argparse.Namespace) -> int:
+def gate_request(args: argparse.Namespace) -> GateRequest:
+    """What was asked, on the command line or by the keywords of the pytest fixture.
+
+    Raises:
+        UsageError: nothing to judge, or limits that contradict each other; RecipeError: the policy file.
+    """
     from edgekd.errors import UsageError
     from edgekd.evidence import load_evaluation
-    from edgekd.files import digest_of
-    from edgekd.pipeline.gate import GateRequest, gate_files
-    from edgekd.pipeline.run import default_out
+    from edgekd.pipeline.gate import GateRequest
     from edgekd.recipe import GatesBlock, load_policy
     from edgekd.spec import parse_shapes
 
@@ -113,6 +136,12 @@ def _collect(args: argparse.Namespace) -> int:
     limits = {
         "accuracy": None if args.max_accuracy_drop is None else {"max_drop": args.max_accuracy_drop},
         "latency": None if args.max_latency_ratio is None else {"max_ratio": args.max_latency_ratio},
+        "latency_absolute": None
+        if args.max_latency_ms is None
+        else {"percentile": args.max_latency_ms[0], "max_ms": args.max_latency_ms[1]},
+        "tail": None
+        if args.max_tail_ratio is None
+        else {"percentile": args.max_tail_ratio[0], "max_ratio": args.max_tail_ratio[1]},
         "size": None if args.max_size_mib is None else {"max_mib": args.max_size_mib},
     }
     if args.max_regression is not None or args.baseline:
@@ -130,7 +159,7 @@ def _collect(args: argparse.Namespace) -> int:
             asked["accuracy"] = {"max_drop": 0.01}
         policy = GatesBlock.model_validate(asked)
     baseline = args.baseline or (policy.regression.baseline if policy.regression else "")
-    request = GateRequest(
+    return GateRequest(
         student=args.student, teacher=args.teacher or "", baseline=baseline, policy=policy,
         weights=options.weights(args), data=args.data, task_kind=args.task, metric=args.metric, target=args.target,
         teacher_evaluation=load_evaluation(args.teacher_evaluation) if args.teacher_evaluation else None,
@@ -138,6 +167,14 @@ def _collect(args: argparse.Namespace) -> int:
         rename=options.renames(args), first_run=args.first_run == "accept", remeasure=args.remeasure,
         name=Path(args.student).stem or "gate",
     )  # fmt: skip
+
+
+def _collect(args: argparse.Namespace) -> int:
+    from edgekd.files import digest_of
+    from edgekd.pipeline.gate import gate_files
+    from edgekd.pipeline.run import default_out
+
+    request = gate_request(args)
     out = args.out or default_out(
         request.name, digest_of([args.student, args.teacher, args.baseline, args.data])
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgekd.measure import Scenario
     from edgekd.stages import StageStore
 
 
@@ -37,11 +38,32 @@ def not_negative(text: str) -> float:
     return value
 
 
+def whole(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+    return int(text)
+
+
 def count(text: str) -> int:
     """A whole number, 1 or more."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
     return int(text)
+
+
+def percentile_limit(text: str) -> tuple[str, float]:
+    """A limit on a percentile, ``p99:33``; a number alone is of p99."""
+    from edgekd.errors import UsageError
+    from edgekd.evidence.measurement import level_of
+
+    name, colon, rest = text.partition(":")
+    percentile, number = (name, rest) if colon else ("p99", text)
+    try:
+        level_of(percentile)
+    except UsageError as e:
+        raise argparse.ArgumentTypeError(str(e)) from None
+    return percentile, positive(number)
 
 
 def _number(text: str) -> float:
@@ -90,7 +112,8 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_measure(parser: argparse.ArgumentParser, *, batch: int = 1) -> None:
+def add_measure(parser: argparse.ArgumentParser, *, batch: int = 1, timed: bool = True) -> None:
+    """Where models run. ``timed``: threads not given are left open, for those that a sweep found."""
     group = parser.add_argument_group("where and how it runs")
     group.add_argument(
         "--target",
@@ -99,16 +122,14 @@ def add_measure(parser: argparse.ArgumentParser, *, batch: int = 1) -> None:
         help="device:runtime[+provider] (default: %(default)s)",
     )
     group.add_argument(
-        "--scenario",
-        choices=["single-stream"],
-        default="single-stream",
-        help="LoadGen's word (default: %(default)s)",
-    )
-    group.add_argument(
         "--batch", metavar="N", type=count, default=batch, help="examples per call (default: %(default)s)"
     )
     group.add_argument(
-        "--threads", metavar="N", type=count, default=1, help="threads of the runtime (default: %(default)s)"
+        "--threads",
+        metavar="N",
+        type=count,
+        default=None if timed else 1,
+        help=f"threads of the runtime (default: 1{', or what a sweep found for every model' if timed else ''})",
     )
     group.add_argument(
         "--shape",
@@ -125,6 +146,73 @@ def add_measure(parser: argparse.ArgumentParser, *, batch: int = 1) -> None:
         help="seconds for one request to a child (default: %(default)s)",
     )
     group.add_argument("--memory-limit-mib", metavar="MIB", type=positive, help="address space of a child")
+
+
+def add_scenario(parser: argparse.ArgumentParser) -> None:
+    """How queries arrive and how long a run lasts at least, in LoadGen's words."""
+    group = parser.add_argument_group("how queries arrive (see docs/scenarios.md)")
+    group.add_argument(
+        "--scenario",
+        choices=["single-stream", "multi-stream", "offline", "server"],
+        default="single-stream",
+        help="LoadGen's word (default: %(default)s)",
+    )
+    group.add_argument(
+        "--percentile",
+        metavar="P",
+        help="what is reported (default: p90 of one stream, p99 of several and of the server)",
+    )
+    group.add_argument(
+        "--min-duration",
+        metavar="S",
+        type=positive,
+        help="seconds that every model runs at least (default: 0.5, server trials 1)",
+    )
+    group.add_argument(
+        "--min-count",
+        metavar="N",
+        type=count,
+        help="queries that every model answers at least (default: 64 for p90, 662 for p99)",
+    )
+    group.add_argument(
+        "--samples-per-query",
+        metavar="N",
+        type=count,
+        help="multi-stream: examples of one query (default: 8)",
+    )
+    group.add_argument(
+        "--max-batch", metavar="N", type=count, help="offline: greatest batch tried (default: 1024)"
+    )
+    group.add_argument(
+        "--bound-ms",
+        metavar="X",
+        type=positive,
+        help="server: the percentile of latency, arrival to completion, stays within it",
+    )
+    group.add_argument(
+        "--target-qps",
+        metavar="R",
+        type=positive,
+        help="server: queries per second (default: the highest rate within --bound-ms is searched)",
+    )
+    group.add_argument(
+        "--arrival-seed", metavar="N", type=whole, default=0, help="server: of the arrivals (default: 0)"
+    )
+
+
+def scenario(args: argparse.Namespace) -> Scenario:
+    """The options of :func:`add_scenario`.
+
+    Raises:
+        UsageError: an option that the scenario does not have, or one that it needs.
+    """
+    from edgekd.measure import Scenario
+
+    return Scenario(
+        name=args.scenario, percentile=args.percentile, min_duration_s=args.min_duration,
+        min_count=args.min_count, samples_per_query=args.samples_per_query, max_batch=args.max_batch,
+        bound_ms=args.bound_ms, target_qps=args.target_qps, seed=args.arrival_seed,
+    )  # fmt: skip
 
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
@@ -191,10 +279,17 @@ def store(args: argparse.Namespace) -> StageStore:
 
 def measure_block(args: argparse.Namespace) -> Any:
     """Measuring options as a recipe's ``measure`` block."""
-    from edgekd.recipe import MeasureBlock
+    from dataclasses import asdict
 
+    from edgekd.recipe import MeasureBlock, ScenarioBlock
+
+    asked = scenario(args)
     return MeasureBlock(
-        batch=args.batch, threads=args.threads, timeout_s=args.timeout, memory_limit_mib=args.memory_limit_mib
+        scenario=ScenarioBlock(**asdict(asked)),
+        batch=args.batch,
+        **({} if args.threads is None else {"threads": args.threads}),
+        timeout_s=args.timeout,
+        memory_limit_mib=args.memory_limit_mib,
     )
 
 

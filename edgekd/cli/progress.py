@@ -25,6 +25,12 @@ def stage_line(event: str, name: str, result: StageResult | None) -> None:
         print(f"{clear}  ✓ {name} ({how})", file=sys.stderr, flush=True)
 
 
+def step_line(text: str) -> None:
+    """What is being done now, over the last such line; empty when it is done. Only on a terminal."""
+    if sys.stderr.isatty():
+        print("\x1b[2K" + (f"  … {text}" if text else ""), end="\r", file=sys.stderr, flush=True)
+
+
 class TrainingBar:
     """A bar for one training after another, redrawn at most five times a second."""
 

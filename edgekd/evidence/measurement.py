@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekd.data.example import Array
-from edgekd.errors import EvidenceError
+from edgekd.errors import EvidenceError, UsageError
 from edgekd.files import read_json, sha256_file, write_bytes, write_json
 
 MEASUREMENT_SCHEMA = "edgekd.measurement/1"
@@ -20,6 +21,27 @@ MEASUREMENT_SCHEMA = "edgekd.measurement/1"
 BASELINE = "baseline"
 TWIN = "baseline_twin"
 CANDIDATE = "candidate"
+
+#: LoadGen's words for how queries arrive.
+SINGLE_STREAM = "single-stream"
+MULTI_STREAM = "multi-stream"
+OFFLINE = "offline"
+SERVER = "server"
+
+
+def level_of(percentile: str) -> float:
+    """The level of a percentile as users write it.
+
+    >>> level_of("p99"), level_of("p99.9")
+    (0.99, 0.999)
+
+    Raises:
+        UsageError: not ``p`` and a number above 0 and below 100.
+    """
+    match = re.fullmatch(r"p(\d{1,2}(?:\.\d{1,4})?)", percentile)
+    if match is None or not float(match[1]):
+        raise UsageError(f"{percentile!r} is not a percentile", "write p50, p90, p99 or p99.9")
+    return round(float(match[1]) / 100, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +55,7 @@ class Restart:
         warmup: arm -> seconds, calls and whether it became steady.
         children: arm -> load time, peak memory, placement read back.
         ledger: what the machine did during the rounds; absent readings are ``None``.
+        cpu_blocks: as ``blocks``, by the CPU clock; only of arms whose calls last a millisecond or more.
     """
 
     blocks: Mapping[str, tuple[Array, ...]]
@@ -41,6 +64,7 @@ class Restart:
     warmup: Mapping[str, Mapping[str, Any]]
     children: Mapping[str, Mapping[str, Any]]
     ledger: Mapping[str, Any]
+    cpu_blocks: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +72,8 @@ class Measurement:
     """Evidence of latency.
 
     Attributes:
-        arms: arm name -> ``{"name", "artifact", "dtype", "size_bytes"}``; always holds ``baseline``. With
-            candidates it also holds ``baseline_twin``, which is the same artifact again.
+        arms: arm name -> ``{"name", "artifact", "dtype", "size_bytes", "threads", "batch", "settings"}``; always
+            holds ``baseline``. With candidates it also holds ``baseline_twin``, which is the same artifact again.
         target: where it ran; scenario: LoadGen's word (``single-stream``).
         batch, threads: examples per call; intra-op threads of the session.
         inputs: where the feeds came from: ``{"kind": "data" | "drawn", ...}``.
@@ -59,6 +83,10 @@ class Measurement:
         environment: machine, versions.
         parent_cpu: share of one core that the parent used while children measured.
         collected_at: UTC.
+        resources: arm -> what one more child of it showed after the race: load time, memory, energy, cost, profile.
+        queries: raw latencies of a scenario that is not made of blocks (Server), int64 (queries,) nanoseconds each,
+            by a name that ``scenario_detail`` explains.
+        scenario_detail: the scenario's rules and what came of them; plain data.
     """
 
     arms: Mapping[str, Mapping[str, Any]]
@@ -73,13 +101,24 @@ class Measurement:
     environment: Mapping[str, Any]
     parent_cpu: float
     collected_at: str
+    resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    queries: Mapping[str, Array] = field(default_factory=dict)
+    scenario_detail: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def candidates(self) -> tuple[str, ...]:
         return tuple(a for a in self.arms if a not in (BASELINE, TWIN))
 
     def calls_ns(self, arm: str) -> Array:
-        """All call times of an arm, int64 (calls,), restarts and rounds in order."""
+        """All call times of an arm, int64 (calls,) nanoseconds, restarts and rounds in order.
+
+        Of the server scenario: latencies of its queries at the asked rate; a search for a rate has none.
+        """
+        if self.scenario == SERVER:
+            asked = self.scenario_detail.get("target_qps") is not None
+            trials = self.scenario_detail.get("trials", ()) if asked else ()
+            queries = [self.queries[t["queries_of"]] for t in trials if t["arm"] == arm]
+            return np.concatenate(queries) if queries else np.zeros(0, np.int64)
         parts = [b for r in self.restarts for b in r.blocks[arm]]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
@@ -90,6 +129,9 @@ def _rows(measurement: Measurement) -> bytes:
         for arm, blocks in restart.blocks.items():
             arrays[f"{i}.{arm}.ns"] = np.concatenate(blocks) if blocks else np.zeros(0, np.int64)
             arrays[f"{i}.{arm}.calls"] = np.asarray([len(b) for b in blocks], np.int64)
+        for arm, blocks in restart.cpu_blocks.items():
+            arrays[f"{i}.{arm}.cpu_ns"] = np.concatenate(blocks) if blocks else np.zeros(0, np.int64)
+    arrays |= {f"query.{name}": np.asarray(ns, np.int64) for name, ns in measurement.queries.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -128,6 +170,8 @@ def save_measurement(measurement: Measurement, path: Path) -> None:
             "redrawn": list(measurement.redrawn),
             "environment": dict(measurement.environment),
             "parent_cpu": measurement.parent_cpu,
+            "resources": {k: dict(v) for k, v in measurement.resources.items()},
+            "scenario_detail": dict(measurement.scenario_detail),
             "samples": rows.name,
             "samples_sha256": sha256_file(rows),
             "collected_at": measurement.collected_at,
@@ -163,6 +207,11 @@ def load_measurement(path: Path) -> Measurement:
                 warmup=r["warmup"],
                 children=r["children"],
                 ledger=r["ledger"],
+                cpu_blocks={
+                    arm: _split(arrays[f"{i}.{arm}.cpu_ns"], arrays[f"{i}.{arm}.calls"])
+                    for arm in arms
+                    if f"{i}.{arm}.cpu_ns" in arrays
+                },
             )
             for i, r in enumerate(value["restarts"])
         )
@@ -179,6 +228,10 @@ def load_measurement(path: Path) -> Measurement:
             environment=value["environment"],
             parent_cpu=float(value["parent_cpu"]),
             collected_at=str(value["collected_at"]),
+            # Written since 0.2; a measurement without them is whole.
+            resources=value.get("resources", {}),
+            scenario_detail=value.get("scenario_detail", {}),
+            queries={k.removeprefix("query."): v for k, v in arrays.items() if k.startswith("query.")},
         )
     except (KeyError, TypeError, ValueError, OSError) as e:
         raise EvidenceError(f"{path} is not a whole measurement ({e!r})", "measure again") from e

@@ -32,11 +32,22 @@ class LatencyEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Evidence of one candidate on one split (latency: of one occasion)."""
+    """Evidence of one candidate on one split (latency: of one occasion).
+
+    Attributes:
+        latency: timings beside the teacher; regression: beside the last release.
+        alone: timings of the candidate by itself, where an absolute limit is all that was asked.
+    """
 
     accuracy: AccuracyEvidence | None = None
     latency: LatencyEvidence | None = None
     regression: LatencyEvidence | None = None
+    alone: LatencyEvidence | None = None
+
+    @property
+    def timings(self) -> tuple[LatencyEvidence, ...]:
+        """Every measurement of the candidate, the one that says most about it alone first."""
+        return tuple(e for e in (self.alone, self.latency, self.regression) if e is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +148,7 @@ def _evidence(value: Mapping[str, Any], where: Path) -> Evidence:
         ),
         latency=_latency(value.get("latency"), where),
         regression=_latency(value.get("regression"), where),
+        alone=_latency(value.get("alone"), where),
     )
 
 

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 import edgekd
 from edgekd.errors import EvidenceError, InputError, UsageError
 from edgekd.evidence.evaluation import Evaluation, load_evaluation
-from edgekd.evidence.measurement import BASELINE, Measurement, load_measurement
+from edgekd.evidence.measurement import BASELINE, SERVER, Measurement, load_measurement
 from edgekd.evidence.run import AbsentTarget, Candidate, Evidence, LatencyEvidence, Run
 from edgekd.files import sha256_file
+from edgekd.gates.absolute import judge_absolute
 from edgekd.gates.accuracy import judge_accuracy
 from edgekd.gates.latency import judge_latency
 from edgekd.gates.select import select_candidate
 from edgekd.gates.size import judge_size
+from edgekd.gates.tail import judge_tail
 from edgekd.gates.verdict import CandidateVerdict, Decision, ErrorKind, Gate, Verdict, worst_decision
 
 if TYPE_CHECKING:  # plain attributes are read; pydantic is not needed to judge
-    from edgekd.recipe import GatesBlock
+    from edgekd.policy import GatesBlock, LatencyAbsoluteGate, TailGate
 
 SELECT = "select"
 TEST = "test"
@@ -75,7 +77,7 @@ def judge_run(folder: Path, run: Run, policy: GatesBlock) -> Verdict:
     if not policy.asked:
         raise UsageError(
             "the policy asks no gate, so there is nothing to judge",
-            "give at least one of accuracy, latency, regression, size",
+            "give at least one limit: accuracy, latency, latency_absolute, tail, regression or size",
         )
     _check_selection(run)
     store = _Store(folder)
@@ -193,6 +195,10 @@ def _judge(
                 1 + policy.regression.max_regression,
             )
         )
+    if policy.latency_absolute is not None:
+        gates.append(_absolute(store, candidate, evidence, policy.latency_absolute))
+    if policy.tail is not None:
+        gates.append(_tail(store, candidate, evidence.latency, policy.tail))
     if policy.size is not None:
         baseline = run.artifacts.get(candidate.baseline)
         gates.append(
@@ -258,22 +264,77 @@ def _latency(
             against,
         )
     try:
-        measurement = store.measurement(evidence.measurement)
-        arm = measurement.arms.get(evidence.arm)
-        if arm is None:
+        measurement = _timings(store, candidate, evidence, beside_teacher=gate == "latency")
+        if measurement.scenario == SERVER:
             raise EvidenceError(
-                f"{evidence.measurement} has no arm '{evidence.arm}' (it has {', '.join(measurement.arms)})",
-                "measure again",
+                f"{evidence.measurement} holds queries of the server scenario and no race of two models",
+                "measure with --scenario single-stream, multi-stream or offline",
             )
-        _same_artifact(str(arm.get("artifact", "")), candidate.artifact, evidence.measurement)
-        if gate == "latency" and candidate.baseline:
-            _same_artifact(
-                str(measurement.arms[BASELINE].get("artifact", "")), candidate.baseline, evidence.measurement
-            )
-        _same_target(measurement.target, candidate.target, evidence.measurement)
     except InputError as e:
         return _plain(candidate, gate, "error", str(e), against, "input")
     return judge_latency(measurement, evidence.arm, max_ratio=max_ratio, gate=gate, against=against)
+
+
+def _absolute(store: _Store, candidate: Candidate, evidence: Evidence, rule: LatencyAbsoluteGate) -> Gate:
+    if not evidence.timings:
+        return _plain(
+            candidate,
+            "latency_absolute",
+            "inconclusive",
+            f"the run holds no timings of the student: run `edgekd gate` with --max-latency-ms {rule.percentile}:MS",
+            "",
+            metric=rule.percentile,
+        )
+    source = evidence.timings[0]
+    try:
+        measurement = _timings(store, candidate, source)
+    except InputError as e:
+        return _plain(candidate, "latency_absolute", "error", str(e), "", "input", metric=rule.percentile)
+    return judge_absolute(measurement, source.arm, percentile=rule.percentile, max_ms=rule.max_ms)
+
+
+def _tail(store: _Store, candidate: Candidate, evidence: LatencyEvidence | None, rule: TailGate) -> Gate:
+    if evidence is None:
+        return _plain(
+            candidate,
+            "tail",
+            "inconclusive",
+            f"the run holds no timings of student and {rule.against}: run `edgekd gate` with "
+            f"--max-tail-ratio {rule.percentile}:R",
+            rule.against,
+            metric=rule.percentile,
+        )
+    try:
+        measurement = _timings(store, candidate, evidence, beside_teacher=True)
+    except InputError as e:
+        return _plain(candidate, "tail", "error", str(e), rule.against, "input", metric=rule.percentile)
+    return judge_tail(
+        measurement, evidence.arm, percentile=rule.percentile, max_ratio=rule.max_ratio, against=rule.against
+    )
+
+
+def _timings(
+    store: _Store, candidate: Candidate, evidence: LatencyEvidence, *, beside_teacher: bool = False
+) -> Measurement:
+    """A measurement that is of this candidate, on this target (and beside this teacher).
+
+    Raises:
+        EvidenceError: it is not, or it is damaged.
+    """
+    measurement = store.measurement(evidence.measurement)
+    arm = measurement.arms.get(evidence.arm)
+    if arm is None:
+        raise EvidenceError(
+            f"{evidence.measurement} has no arm '{evidence.arm}' (it has {', '.join(measurement.arms)})",
+            "measure again",
+        )
+    _same_artifact(str(arm.get("artifact", "")), candidate.artifact, evidence.measurement)
+    if beside_teacher and candidate.baseline:
+        _same_artifact(
+            str(measurement.arms[BASELINE].get("artifact", "")), candidate.baseline, evidence.measurement
+        )
+    _same_target(measurement.target, candidate.target, evidence.measurement)
+    return measurement
 
 
 def _same_artifact(found: str, wanted: str, where: str) -> None:
@@ -295,11 +356,12 @@ def _plain(
     reason: str,
     against: str,
     kind: ErrorKind | None = None,
+    metric: str = "latency",
 ) -> Gate:
     return Gate(
         gate=gate,
         decision=decision,
-        metric="" if gate == "accuracy" else "latency",
+        metric="" if gate == "accuracy" else metric,
         against=against,
         artifact=candidate.artifact,
         target=candidate.target,
@@ -311,8 +373,11 @@ def _plain(
 def _absent(absent: AbsentTarget, policy: GatesBlock) -> Sequence[Gate]:
     """One gate per question that was asked of a target that is not here."""
     decision: Decision = "inconclusive" if absent.required else "not_run"
-    against = {"accuracy": "teacher", "latency": "teacher", "regression": "baseline"}
+    against = dict.fromkeys(("accuracy", "latency", "tail"), "teacher") | {"regression": "baseline"}
     metric = {"latency": "latency", "regression": "latency", "size": "size"}
+    for name, rule in (("latency_absolute", policy.latency_absolute), ("tail", policy.tail)):
+        if rule is not None:
+            metric[name] = rule.percentile
     return [
         Gate(
             gate=name,

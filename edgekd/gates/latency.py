@@ -1,7 +1,6 @@
 """The latency gates: how long does the student take beside its baseline, measured in the same minutes?
 
-METHOD, section 1, step 5. Per block the minimum; per round the log ratio to the baseline; per restart the median;
-then a one-sided t over restarts, looked at after 4, 6, 8, 12 and 16 of them at alpha 0.016 per look and side. The
+METHOD, section 1, step 5. One effect per restart (:mod:`edgekd.gates.statistic`), then a one-sided t over restarts, looked at after 4, 6, 8, 12 and 16 of them at alpha 0.016 per look and side. The
 hidden second copy of the baseline (step 1) widens the interval where the machine favoured one process over its twin.
 """
 
@@ -16,7 +15,15 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
-from edgekd.evidence.measurement import BASELINE, TWIN, Measurement
+from edgekd.evidence.measurement import TWIN, Measurement
+from edgekd.gates.statistic import (
+    CPU_MINIMUM,
+    WALL_MINIMUM,
+    Choice,
+    choose_statistic,
+    restart_effects,
+    unusable,
+)
 from edgekd.gates.student_t import t_quantile
 from edgekd.gates.verdict import Decision, Gate
 
@@ -24,7 +31,7 @@ LOOKS = (4, 6, 8, 12, 16)
 ALPHA = 0.016
 CONFIDENCE = 1 - ALPHA
 TWIN_ALPHA = 0.001
-METHOD = "interleaved block minima, sequential t over restarts"
+METHOD = "interleaved, {statistic}, sequential t over restarts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,27 +45,7 @@ class _Look:
     twin: float
     twin_bounds: tuple[float, float]
     widened: bool
-
-
-def restart_effects(measurement: Measurement, arm: str) -> Array:
-    """Per restart, the median over rounds of log(block minimum of ``arm`` / block minimum of the baseline).
-
-    Returns:
-        float64 (restarts,).
-    """
-    return np.asarray(
-        [
-            float(
-                np.median(
-                    [
-                        math.log(float(b.min()) / float(a.min()))
-                        for a, b in zip(r.blocks[BASELINE], r.blocks[arm], strict=True)
-                    ]
-                )
-            )
-            for r in measurement.restarts
-        ]
-    )
+    choice: Choice
 
 
 def _t_bounds(effects: Array, p: float) -> tuple[float, float, float]:
@@ -68,7 +55,7 @@ def _t_bounds(effects: Array, p: float) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def _look(effects: Array, twins: Array, restarts: int, limit: float) -> _Look:
+def _look(effects: Array, twins: Array, restarts: int, limit: float, choice: Choice) -> _Look:
     """One look at the first ``restarts`` restarts, against log ``limit``."""
     effect, lower, upper = _t_bounds(effects[:restarts], CONFIDENCE)
     twin, twin_lower, twin_upper = _t_bounds(twins[:restarts], 1 - TWIN_ALPHA / 2)
@@ -86,17 +73,20 @@ def _look(effects: Array, twins: Array, restarts: int, limit: float) -> _Look:
         twin=twin,
         twin_bounds=(twin_lower, twin_upper),
         widened=widened,
+        choice=choice,
     )
 
 
 def _replay(measurement: Measurement, arm: str, limit: float) -> _Look | None:
     """The first look that decides, else the last one that was reached; None before the first."""
-    effects, twins = restart_effects(measurement, arm), restart_effects(measurement, TWIN)
+    choice = choose_statistic(measurement, arm)
+    effects = restart_effects(measurement, arm, choice.statistic)
+    twins = restart_effects(measurement, TWIN, choice.statistic)
     found = None
     for restarts in LOOKS:
         if restarts > len(effects):
             break
-        found = _look(effects, twins, restarts, limit)
+        found = _look(effects, twins, restarts, limit, choice)
         if found.decision is not None:
             break
     return found
@@ -118,7 +108,7 @@ def should_stop(measurement: Measurement, comparisons: Iterable[tuple[str, float
     if done not in LOOKS:
         return False
     for arm, ratio in comparisons:
-        if _unusable(measurement, arm):
+        if unusable(measurement, arm):
             continue
         look = _replay(measurement, arm, math.log(ratio))
         if look is None or look.decision is None:
@@ -149,6 +139,7 @@ def judge_latency(
         A gate whose estimate and interval are ratios, and whose n counts restarts.
     """
     record = measurement.arms.get(arm, {})
+    statistic = WALL_MINIMUM
 
     def answer(decision: Decision, reason: str, **more: Any) -> Gate:
         return Gate(
@@ -160,7 +151,7 @@ def judge_latency(
             target=measurement.target,
             limit=max_ratio,
             unit="ratio",
-            method=METHOD,
+            method=METHOD.format(statistic=statistic),
             scenario=measurement.scenario,
             split=split,
             reason=reason,
@@ -171,7 +162,7 @@ def judge_latency(
         return answer(
             "error", f"a ratio limit must be above 0, got {max_ratio}; give 1.02 for 2 %", error_kind="input"
         )
-    if trouble := _unusable(measurement, arm):
+    if trouble := unusable(measurement, arm):
         return answer("error", trouble, error_kind="input", n=len(measurement.restarts))
 
     done = len(measurement.restarts)
@@ -187,6 +178,7 @@ def judge_latency(
             n=done,
             detail={"restarts": done, "redrawn": len(measurement.redrawn)},
         )
+    statistic = look.choice.statistic
     lower, upper = math.exp(look.bounds[0]), math.exp(look.bounds[1])
     ratio = math.exp(look.effect)
     decision: Decision = look.decision or "inconclusive"
@@ -204,6 +196,8 @@ def judge_latency(
             "a_a_ratio": math.exp(look.twin),
             "a_a_interval": [math.exp(x) for x in look.twin_bounds],
             "widened": look.widened,
+            "statistic": statistic,
+            "a_a_spread": dict(look.choice.spread),
         },
     )
 
@@ -221,15 +215,16 @@ def _sentence(
 ) -> str:
     show = _slower if gate == "regression" else _times
     lower, upper = interval
+    clock = ", by the CPU clock" if look.choice.statistic == CPU_MINIMUM else ""
     bound = f"at least {show(lower)}" if decision == "reject" else f"at most {show(upper)}"
     text = (
         f"student takes {show(ratio)} of the {against}'s time, {bound} (limit {show(limit)}) "
-        f"over {look.restarts} restarts{thrown}"
+        f"over {look.restarts} restarts{thrown}{clock}"
     )
     if gate == "regression":
         text = (
             f"student's time is {show(ratio)} against the {against}, {bound} (limit {show(limit)}) "
-            f"over {look.restarts} restarts{thrown}"
+            f"over {look.restarts} restarts{thrown}{clock}"
         )
     if decision != "inconclusive":
         return text
@@ -250,30 +245,6 @@ def _times(ratio: float) -> str:
 
 def _slower(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %"
-
-
-def _unusable(measurement: Measurement, arm: str, *, twin: bool = True) -> str:
-    """Why the samples cannot be judged, as a sentence; empty when they can."""
-    arms = measurement.arms
-    needed = (BASELINE, TWIN, arm) if twin else (BASELINE, arm)
-    for name in needed:
-        if name not in arms:
-            return f"the measurement has no arm '{name}' (it has {', '.join(arms)}); measure again"
-    if twin and arms[TWIN].get("artifact") != arms[BASELINE].get("artifact"):
-        return "the measurement's baseline twin is another artifact than its baseline; measure again"
-    for i, restart in enumerate(measurement.restarts):
-        rounds = {name: len(restart.blocks.get(name, ())) for name in needed}
-        if len(set(rounds.values())) != 1 or not rounds[arm]:
-            shown = ", ".join(f"{k} {v}" for k, v in rounds.items())
-            return f"restart {i} has unequal or missing blocks ({shown}); measure again"
-        for name in rounds:
-            for j, block in enumerate(restart.blocks[name]):
-                times = np.asarray(block, np.float64)
-                if not times.size:
-                    return f"restart {i}, round {j} of '{name}' holds no call; measure again"
-                if not np.isfinite(times).all() or times.min() <= 0:
-                    return f"restart {i}, round {j} of '{name}' holds a call of {times.min():g} ns; measure again"
-    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,9 +289,9 @@ def ratio_of(measurement: Measurement, arm: str) -> tuple[float, float, float]:
     Raises:
         EvidenceError: no restart, or samples that cannot be used.
     """
-    if trouble := _unusable(measurement, arm, twin=False):
+    if trouble := unusable(measurement, arm, twin=False):
         raise EvidenceError(trouble)
-    effects = restart_effects(measurement, arm)
+    effects = restart_effects(measurement, arm, choose_statistic(measurement, arm).statistic)
     if not len(effects):
         raise EvidenceError("the measurement holds no restart", "measure again")
     if len(effects) < 2:

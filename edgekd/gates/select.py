@@ -63,7 +63,7 @@ def _violation(gate: Gate | None) -> float:
 
 
 def _ratio(by_name: Mapping[str, Gate]) -> float:
-    for name in ("latency", "regression"):
+    for name in ("latency", "regression", "tail", "latency_absolute"):
         gate = by_name.get(name)
         if gate is not None and gate.estimate is not None:
             return gate.estimate

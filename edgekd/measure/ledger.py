@@ -15,6 +15,8 @@ from typing import Any
 #: Redraw limits of METHOD 1, step 8.
 MAX_STEAL = 0.05
 MAX_CLOCK_MOVE = 0.03
+#: A machine that stood still for longer while we measured was suspended or migrated.
+MAX_SUSPENDED_S = 0.01
 
 
 def _read(path: str, root: Path) -> str | None:
@@ -37,6 +39,15 @@ class Snapshot:
     throttled: int | None
     clock_mhz: Mapping[int, float]
     temperature_c: float | None
+    realtime_s: float = 0.0
+    boottime_s: float | None = None
+
+
+def _boottime_s() -> float | None:
+    """CLOCK_BOOTTIME, which goes on through a suspend where CLOCK_MONOTONIC stops (clock_gettime(2))."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _proc_stat(root: Path) -> tuple[int | None, int | None, dict[int, int]]:
@@ -109,11 +120,17 @@ def snapshot(cpus: Sequence[int], root: Path = Path("/")) -> Snapshot:
         throttled=throttled,
         clock_mhz=_clocks(cpus, root),
         temperature_c=_temperature(root),
+        realtime_s=time.time(),
+        boottime_s=_boottime_s(),
     )
 
 
 def ledger_between(before: Snapshot, after: Snapshot) -> dict[str, Any]:
-    """The entries of one restart: shares are fractions of the time between the snapshots."""
+    """The entries of one restart: shares are fractions of the time between the snapshots.
+
+    ``absent`` names the readings that this machine does not give. ``wall_clock_step_s`` is how far somebody set the
+    wall clock meanwhile: timings do not use that clock.
+    """
     seconds = max(after.at_s - before.at_s, 1e-9)
 
     def difference(a: int | None, b: int | None) -> int | None:
@@ -127,12 +144,17 @@ def ledger_between(before: Snapshot, after: Snapshot) -> dict[str, Any]:
         for c, mhz in before.clock_mhz.items()
         if c in after.clock_mhz and mhz
     ]
-    return {
+    entries = {
         "seconds": seconds,
+        "wall_clock_step_s": after.realtime_s - before.realtime_s - seconds,
+        "suspended_s": None
+        if before.boottime_s is None or after.boottime_s is None
+        else after.boottime_s - before.boottime_s - seconds,
         "steal": None if steal is None or not total else steal / total,
         "idle": {
             str(c): (after.idle[c] - v) / ticks / seconds for c, v in before.idle.items() if c in after.idle
-        },
+        }
+        or None,
         "pressure_some": None if pressure is None else pressure / 1e6 / seconds,
         "throttled_us": difference(before.throttled_us, after.throttled_us),
         "throttled_periods": difference(before.throttled, after.throttled),
@@ -140,6 +162,7 @@ def ledger_between(before: Snapshot, after: Snapshot) -> dict[str, Any]:
         "clock_move": max(moves) if moves else None,
         "temperature_c": after.temperature_c,
     }
+    return {**entries, "absent": [name for name, value in entries.items() if value is None]}
 
 
 def redraw_reason(entries: Mapping[str, Any]) -> str:
@@ -147,6 +170,9 @@ def redraw_reason(entries: Mapping[str, Any]) -> str:
     steal, move = entries.get("steal"), entries.get("clock_move")
     if steal is not None and steal > MAX_STEAL:
         return f"steal {steal:.1%} of CPU time (limit {MAX_STEAL:.0%})"
+    suspended = entries.get("suspended_s")
+    if suspended is not None and suspended > MAX_SUSPENDED_S:
+        return f"the machine stood still for {suspended:.2f} s"
     if entries.get("throttled_us"):
         return f"cgroup throttled for {entries['throttled_us'] / 1000:.0f} ms"
     if move is not None and move > MAX_CLOCK_MOVE:

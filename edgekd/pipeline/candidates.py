@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekd.artifact import Artifact
 from edgekd.evaluate import EvaluationRequest
 from edgekd.evidence import Candidate, Evaluation, Evidence, Measurement
-from edgekd.evidence.measurement import CANDIDATE
+from edgekd.evidence.measurement import BASELINE, CANDIDATE, SERVER
 from edgekd.evidence.run import AccuracyEvidence, LatencyEvidence
-from edgekd.gates.latency import judge_latency
-from edgekd.measure import Setting
+from edgekd.gates.timing import TimingLimits
+from edgekd.measure import Scenario, Setting
 from edgekd.pipeline.collect import Comparison, Feeds, evaluate_artifact, measure_comparison
 from edgekd.pipeline.folder import RunFolder
 from edgekd.pipeline.targets import ResolvedTarget
@@ -32,6 +32,7 @@ class Job:
         teacher_evaluation: split -> stored evaluation of a teacher that cannot run here.
         regression: (label, artifact) of the baseline of the regression gate; None where not asked or not there yet.
         output, rename: role -> overrides of the artifact's own.
+        notes: sentences for the report, filled while evidence is collected.
     """
 
     target: ResolvedTarget
@@ -50,6 +51,7 @@ class Job:
     search: tuple[Path, ...] = ()
     remeasure: bool = False
     progress: object = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def setting(self) -> Setting:
@@ -87,31 +89,36 @@ class Job:
         )
         return evaluate_artifact(request, self.store)
 
+    @property
+    def limits(self) -> TimingLimits:
+        """What the policy asks of timings beside the teacher."""
+        latency, absolute, tail = self.policy.latency, self.policy.latency_absolute, self.policy.tail
+        return TimingLimits(
+            max_ratio=latency.max_ratio if latency else None,
+            absolute=(absolute.percentile, absolute.max_ms) if absolute else None,
+            tail=(tail.percentile, tail.max_ratio) if tail else None,
+        )
+
     def measure_against(
         self,
         baseline: tuple[str, Artifact],
         candidates: Sequence[tuple[str, Artifact]],
-        limits: Mapping[str, float],
+        limits: Mapping[str, float | TimingLimits],
         occasion: str,
         role: str = "teacher",
+        scenario: Scenario | None = None,
     ) -> Measurement:
-        """Measure candidates beside a baseline, through the store."""
+        """Measure candidates beside a baseline, or the baseline alone, through the store."""
         comparison = Comparison(
             baseline=baseline, candidates=candidates, limits=limits, feeds=self.feeds, setting=self.setting,
-            occasion=occasion, baseline_role=role,
+            occasion=occasion, baseline_role=role, scenario=scenario or self.measure.as_scenario,
+            own_settings="threads" not in self.measure.model_fields_set,
         )  # fmt: skip
-
-        def decided(measurement: Measurement) -> bool:
-            arms = [a for a in measurement.candidates if measurement.arms[a]["name"] in limits]
-            return all(
-                judge_latency(
-                    measurement, a, max_ratio=limits[measurement.arms[a]["name"]], against=baseline[0]
-                ).decision
-                in ("pass", "reject")
-                for a in arms
-            )
-
-        return measure_comparison(comparison, self.store, remeasure=self.remeasure, decided=decided)
+        found = measure_comparison(comparison, self.store, remeasure=self.remeasure)
+        note = str(found.environment.get("settings_note") or "")
+        if note and note not in self.notes:
+            self.notes.append(note)
+        return found
 
 
 def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[Candidate]:
@@ -121,8 +128,11 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
     if choice and job.teacher is not None:
         if job.policy.accuracy is not None:
             base_path = job.folder.add_evaluation(job.evaluate(*job.teacher, "select", "teacher"))
-        if job.policy.latency is not None:
-            timings = job.measure_against(job.teacher, students, {}, "select")
+        if job.limits != TimingLimits():
+            # The server is judged at its rate; which student is fast is seen without one.
+            named = job.measure.as_scenario
+            scenario = Scenario() if named.name == SERVER else named
+            timings = job.measure_against(job.teacher, students, {}, "select", scenario=scenario)
             timing_path = job.folder.add_measurement(f"select {job.target.target}", timings)
     # What the gates compare with: the teacher where there is one, else last release's model.
     compared = job.teacher or (None if job.teacher_evaluation else job.regression)
@@ -150,7 +160,7 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
 
 def collect_test(job: Job, student: tuple[str, Artifact]) -> Evidence:
     """The evidence that the selected candidate is judged on: only what the policy asks for."""
-    accuracy = latency = regression = None
+    accuracy = latency = regression = alone = None
     label, artifact = student
     if job.policy.accuracy is not None and job.task is not None:
         base = job.teacher_evaluation
@@ -161,16 +171,23 @@ def collect_test(job: Job, student: tuple[str, Artifact]) -> Evidence:
             accuracy = AccuracyEvidence(
                 baseline=job.folder.add_evaluation(base), candidate=job.folder.add_evaluation(own)
             )
-    if job.policy.latency is not None and job.teacher is not None:
-        made = job.measure_against(job.teacher, [student], {label: job.policy.latency.max_ratio}, "test")
+    limits = job.limits
+    beside_teacher = replace(limits, absolute=None) != TimingLimits()
+    if beside_teacher and job.teacher is not None:
+        made = job.measure_against(job.teacher, [student], {label: limits}, "test")
         latency = LatencyEvidence(
             measurement=job.folder.add_measurement(f"{label} latency", made), arm=CANDIDATE
         )
+        limits = TimingLimits()  # all of them have their evidence
     if job.policy.regression is not None and job.regression is not None:
-        limit = 1 + job.policy.regression.max_regression
+        limit = TimingLimits(max_ratio=1 + job.policy.regression.max_regression, absolute=limits.absolute)
         job.folder.add_artifact(*job.regression)
         made = job.measure_against(job.regression, [student], {label: limit}, "test", role="baseline")
         regression = LatencyEvidence(
             measurement=job.folder.add_measurement(f"{label} regression", made), arm=CANDIDATE
         )
-    return Evidence(accuracy=accuracy, latency=latency, regression=regression)
+        limits = replace(limits, absolute=None)
+    if limits.absolute is not None:
+        made = job.measure_against(student, [], {label: limits}, "test", role="student")
+        alone = LatencyEvidence(measurement=job.folder.add_measurement(f"{label} alone", made), arm=BASELINE)
+    return Evidence(accuracy=accuracy, latency=latency, regression=regression, alone=alone)

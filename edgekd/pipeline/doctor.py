@@ -11,8 +11,9 @@ from typing import Any
 from edgekd.errors import EdgeKDError
 from edgekd.evidence.run import AbsentTarget
 from edgekd.measure import ledger
+from edgekd.measure.meters import GROUP as METERS
 from edgekd.pipeline.targets import resolve_target
-from edgekd.plugins import list_plugins
+from edgekd.plugins import list_plugins, load_plugin
 from edgekd.stages import default_cache_root
 
 
@@ -84,17 +85,15 @@ def examine_target(text: str) -> Finding:
 
 def _meters() -> list[Finding]:
     entries = ledger.ledger_between(ledger.snapshot((0,)), ledger.snapshot((0,)))
-    rapl = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
     readings = {
         "steal": entries["steal"] is not None or bool(entries["idle"]),
         "pressure (PSI)": entries["pressure_some"] is not None,
         "cgroup throttling": entries["throttled_us"] is not None,
         "CPU frequency": entries["clock_mhz"] is not None,
         "temperature": entries["temperature_c"] is not None,
-        "energy (RAPL)": rapl.is_file() and os.access(rapl, os.R_OK),
     }
     absent = "the system does not offer it: the ledger says so, nothing is guessed"
-    return [
+    found = [
         Finding(
             name=name,
             state="ok" if there else "not applicable",
@@ -102,6 +101,22 @@ def _meters() -> list[Finding]:
         )
         for name, there in readings.items()
     ]
+    return found + [_energy_meter(name) for name in list_plugins(METERS)]
+
+
+def _energy_meter(name: str) -> Finding:
+    """An energy meter; one that could be read if someone allowed it is missing, one that is not there is neither."""
+    shown = f"meter {name}"
+    try:
+        meter = load_plugin(METERS, name)()
+        why = meter.unavailable()
+    except EdgeKDError as e:
+        return Finding(name=shown, state="broken", evidence=e.what, fix=e.fix)
+    if why:
+        evidence, _, fix = why.partition("; ")
+        return Finding(name=shown, state="missing" if fix else "not applicable", evidence=evidence, fix=fix)
+    counts = ", ".join(f"{key} {value}" for key, value in meter.describe().items())
+    return Finding(name=shown, state="ok", evidence=f"counts energy: {counts}")
 
 
 def examine() -> list[Finding]:

@@ -19,7 +19,8 @@ from edgekd.pipeline.folder import RunFolder, check_out
 from edgekd.pipeline.opening import check_inputs, is_missing, runnable
 from edgekd.pipeline.run import finish, judge_target, utc_now
 from edgekd.pipeline.targets import resolve_target
-from edgekd.recipe import GatesBlock, MeasureBlock
+from edgekd.policy import GatesBlock, check_scenario
+from edgekd.recipe import MeasureBlock
 from edgekd.stages import StageStore
 from edgekd.tasks import TaskSpec
 
@@ -61,7 +62,8 @@ def _check_asked(request: GateRequest) -> None:
     if not policy.asked:
         raise UsageError(
             "no gate was asked",
-            "give --data (accuracy), --max-latency-ratio, --max-regression or --max-size-mib",
+            "give --data (accuracy), --max-latency-ratio, --max-latency-ms, --max-tail-ratio, --max-regression or "
+            "--max-size-mib",
         )
     if policy.accuracy is not None and not request.data:
         raise UsageError("--max-accuracy-drop needs labelled data", "give --data D.npz")
@@ -72,6 +74,9 @@ def _check_asked(request: GateRequest) -> None:
         )
     if policy.latency is not None and not request.teacher:
         raise UsageError("--max-latency-ratio needs a teacher that runs here", "give --teacher T.onnx")
+    if policy.tail is not None and not request.teacher:
+        raise UsageError("--max-tail-ratio needs a teacher that runs here", "give --teacher T.onnx")
+    check_scenario(policy, request.measure.as_scenario)
     if policy.size is not None and policy.size.max_ratio is not None and not request.teacher:
         raise UsageError("a size ratio needs a teacher", "give --teacher T.onnx, or --max-size-mib")
 
@@ -104,6 +109,7 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
         selected: dict[str, str] = {}
         absent: tuple[AbsentTarget, ...] = ()
         state = ""
+        notes: list[str] = []
         if isinstance(target, AbsentTarget):
             absent = (target,)
         else:
@@ -143,11 +149,12 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
                 search=(Path.cwd(),), remeasure=request.remeasure,
             )  # fmt: skip
             digest, candidates = judge_target(job, [("student", student)])
+            notes = job.notes
             selected[str(target.target)] = digest
         run = Run(
             name=request.name, policy=request.policy.model_dump(mode="json", exclude_none=True),
             artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=absent,
-            regression_baseline=state, environment=ledger.machine(), collected_at=utc_now(),
+            notes=tuple(notes), regression_baseline=state, environment=ledger.machine(), collected_at=utc_now(),
             edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, request.policy)

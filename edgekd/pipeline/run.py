@@ -222,6 +222,7 @@ def run_recipe(
         candidates: list[Candidate] = []
         selected: dict[str, str] = {}
         optional: list[str] = []
+        said: list[str] = []
         chain: tuple[Hop, ...] = ()
         absent: list[AbsentTarget] = []
         for target in targets:
@@ -242,6 +243,7 @@ def run_recipe(
                 continue
             selected[str(target.target)] = digest
             candidates += judged
+            said += [n for n in job.notes if n not in said]
             if not target.target.required:
                 optional.append(str(target.target))
             if not chain:
@@ -250,7 +252,7 @@ def run_recipe(
         run = Run(
             name=recipe.name, policy=recipe.gates.model_dump(mode="json", exclude_none=True),
             artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=tuple(absent), optional=tuple(optional),
-            chain=chain, notes=(*notes, *teacher_note(root, chain)), regression_baseline=state, environment=ledger.machine(),
+            chain=chain, notes=(*notes, *said, *teacher_note(root, chain)), regression_baseline=state, environment=ledger.machine(),
             provenance=recipe.provenance, collected_at=utc_now(), edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, recipe.gates)

@@ -190,7 +190,7 @@ def _evidence_files(folder: Path, run: Run) -> list[str]:
                 continue
             if evidence.accuracy is not None:
                 named |= {evidence.accuracy.baseline, evidence.accuracy.candidate}
-            named |= {e.measurement for e in (evidence.latency, evidence.regression) if e is not None}
+            named |= {e.measurement for e in evidence.timings}
     files = []
     for path in sorted(named):
         rows = str(Path(path).with_suffix(".npz").as_posix())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -132,7 +133,9 @@ def _scale(gate: Gate) -> str:
     """The interval of a gate beside its limit, drawn to scale."""
     if gate.interval is None or gate.estimate is None or gate.limit is None:
         return ""
-    neutral = 0.0 if gate.unit == "fraction" else 1.0
+    neutral = {"fraction": 0.0, "ratio": 1.0}.get(gate.unit, gate.limit)
+    if any(x is None or not math.isfinite(x) for x in gate.interval):
+        return ""  # too few calls for a bound
     marks = [*gate.interval, gate.estimate, gate.limit, neutral]
     low, high = min(marks), max(marks)
     span = (high - low) or 1.0

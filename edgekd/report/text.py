@@ -30,12 +30,13 @@ def render_text(view: View, *, colour: bool = False) -> str:
         f"{words.HEADLINES[verdict.decision]}",
         "",
     ]
+    wide = max([10, *(len(g.gate) for g in verdict.gates)])
     for gate in verdict.gates:
         word = words.DECISION_WORDS[gate.decision]
         optional = " (optional target, does not decide)" if gate.target in verdict.optional else ""
         name = gate.gate if gate.slice is None else f"{gate.gate}:{gate.slice}"
         lines.append(
-            f"  {paint(f'{word:12}', gate.decision)}  {name:10}  {gate.target}: {gate.reason}{optional}"
+            f"  {paint(f'{word:12}', gate.decision)}  {name:{wide}}  {gate.target}: {gate.reason}{optional}"
         )
     if view.chain is not None:
         header = (words.CHAIN_HEADER[0], view.chain.metric, "against the teacher", *words.CHAIN_HEADER[3:])

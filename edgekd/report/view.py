@@ -20,7 +20,13 @@ from edgekd.report.chain import ChainTable, chain_table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyTable:
-    """Raw call times of the arms of one measurement, with how it was made."""
+    """Raw call times of the arms of one measurement, with how it was made.
+
+    Attributes:
+        batch: examples per call; batches: by arm, where they have their own (offline).
+        threads: of the sessions; arm_threads: by arm, where sweeps found other numbers for them.
+        rate_qps: queries per second that arrived; None but for the server.
+    """
 
     target: str
     scenario: str
@@ -29,6 +35,9 @@ class LatencyTable:
     restarts: int
     redrawn: tuple[str, ...]
     selected: bool
+    batches: Mapping[str, int]
+    arm_threads: Mapping[str, int]
+    rate_qps: float | None
     rows: tuple[LatencySummary, ...]
     environment: Mapping[str, Any]
     ledgers: tuple[Mapping[str, Any], ...]
@@ -90,8 +99,8 @@ def load_view(folder: Path) -> View:
     for candidate in run.candidates:
         selected = run.selected.get(candidate.target) == candidate.artifact
         evidence = (candidate.test or Evidence()) if selected else candidate.select
-        for source in (evidence.latency, evidence.regression):
-            if source is None or source.measurement in latencies:
+        for source in evidence.timings:
+            if source.measurement in latencies:
                 continue
             try:
                 measurement = load_measurement(folder / source.measurement)
@@ -129,6 +138,17 @@ def _latency(measurement: Measurement, selected: bool) -> LatencyTable:
         restarts=len(measurement.restarts),
         redrawn=measurement.redrawn,
         selected=selected,
+        batches={
+            str(r.get("name", arm)): int(r.get("batch") or measurement.batch)
+            for arm, r in measurement.arms.items()
+            if arm != TWIN
+        },
+        arm_threads={
+            str(r.get("name", arm)): int(r.get("threads") or measurement.threads)
+            for arm, r in measurement.arms.items()
+            if arm != TWIN
+        },
+        rate_qps=measurement.scenario_detail.get("target_qps"),
         rows=tuple(r for r in rows if r is not None),
         environment=measurement.environment,
         ledgers=tuple(r.ledger for r in measurement.restarts),

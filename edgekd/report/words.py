@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgekd.evidence.measurement import MULTI_STREAM, SERVER
 from edgekd.gates.size import MIB
 from edgekd.gates.verdict import Gate
 from edgekd.report.chain import ChainTable, Difference
@@ -73,6 +74,13 @@ def bounds(gate: Gate) -> str:
     return f"[{low}, {high}]"
 
 
+def _counted(gate: Gate) -> str:
+    """What a gate's n counts."""
+    if gate.unit == "ms":
+        return "queries" if gate.scenario in (MULTI_STREAM, SERVER) else "calls"
+    return "restarts" if gate.unit == "ratio" else "examples"
+
+
 def gate_row(gate: Gate) -> tuple[str, ...]:
     name = gate.gate if gate.slice is None else f"{gate.gate}:{gate.slice}"
     return (
@@ -81,7 +89,7 @@ def gate_row(gate: Gate) -> tuple[str, ...]:
         figure(gate, gate.estimate),
         bounds(gate),
         figure(gate, gate.limit),
-        DASH if gate.n is None else f"{gate.n:,} {'restarts' if gate.unit == 'ratio' else 'examples'}",
+        DASH if gate.n is None else f"{gate.n:,} {_counted(gate)}",
         gate.target,
     )
 
@@ -138,7 +146,10 @@ def chain_sentences(chain: ChainTable) -> list[str]:
 
 
 def candidate_row(row: CandidateRow) -> tuple[str, ...]:
-    accuracy, latency = row.gate("accuracy"), row.gate("latency") or row.gate("regression")
+    accuracy = row.gate("accuracy")
+    latency = (
+        row.gate("latency") or row.gate("regression") or row.gate("tail") or row.gate("latency_absolute")
+    )
     return (
         f"{row.name} ({row.verdict.dtype}, {row.format})" + (" ← selected" if row.selected else ""),
         DECISION_WORDS[row.verdict.decision],
@@ -152,10 +163,20 @@ def candidate_row(row: CandidateRow) -> tuple[str, ...]:
 
 def latency_title(table: LatencyTable) -> str:
     examples = "1 example" if table.batch == 1 else f"{table.batch} examples"
-    threads = "1 thread" if table.threads == 1 else f"{table.threads} threads"
+    per = "query" if table.scenario in (MULTI_STREAM, SERVER) else "call"
+    rate = f" at {table.rate_qps:g} queries/s" if table.rate_qps else ""
+    if len(set(table.batches.values())) > 1:
+        examples = ", ".join(f"{name} {batch}" for name, batch in table.batches.items()) + " examples"
+    counts = set(table.arm_threads.values()) or {table.threads}
+    threads = "1 thread" if counts == {1} else f"{max(counts)} threads"
+    if len(counts) > 1:
+        threads = ", ".join(f"{name} {count}" for name, count in table.arm_threads.items()) + " threads"
     thrown = f", {len(table.redrawn)} redrawn" if table.redrawn else ""
     where = "" if table.selected else " (selection)"
-    return f"{table.target}, {table.scenario}, {examples} per call, {threads}, {table.restarts} restarts{thrown}{where}"
+    return (
+        f"{table.target}, {table.scenario}{rate}, {examples} per {per}, {threads}, "
+        f"{table.restarts} restarts{thrown}{where}"
+    )
 
 
 def latency_rows(table: LatencyTable) -> list[tuple[str, ...]]:
@@ -173,6 +194,6 @@ def latency_rows(table: LatencyTable) -> list[tuple[str, ...]]:
 
 
 LATENCY_NOTE = (
-    "Quantiles over raw calls, for reading. The gate compares block minima of arms that ran in turns, so its ratio is "
-    "steadier than a ratio of these."
+    "Quantiles over raw calls: what `latency_absolute` and `tail` judge. The ratio gates compare block minima of arms "
+    "that ran in turns, so their ratio is steadier than a ratio of these."
 )

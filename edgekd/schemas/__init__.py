@@ -24,6 +24,7 @@ WRITTEN = (
     "model",
     "run",
     "stage",
+    "tuned",
     "verdict",
 )
 GENERATED = ("policy", "recipe")

@@ -18,6 +18,7 @@ from edgekd.quantize.config import QuantConfig
 from edgekd.spec import Dim, TensorSpec, concrete_shape, draw_feeds
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
+from edgekd.workload import StaticCost
 from edgekd_onnx import writing
 from edgekd_onnx.writing import ENTRY, EXTERNAL, one_line, quiet, strip_provenance, write_proto
 
@@ -280,6 +281,18 @@ class OnnxExporter:
         from edgekd_onnx.reading import read_artifact
 
         return read_artifact(path, outputs)
+
+    def count_cost(self, artifact: Artifact, feeds: Mapping[str, Array]) -> StaticCost:
+        """See :class:`edgekd.workload.CountingExporter`."""
+        from edgekd_onnx.cost import count_cost
+
+        return count_cost(artifact, feeds)
+
+    def write_product(self, dtype: str, size: int, out: Path) -> Artifact:
+        """See :class:`edgekd.workload.CountingExporter`."""
+        from edgekd_onnx.gemm import write_product
+
+        return write_product(dtype, size, out)
 
 
 def _refuse_other_names(model: Model, session: Any) -> None:

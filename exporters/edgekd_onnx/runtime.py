@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from edgekd.data.example import Array
-from edgekd.errors import DataError, MissingDependencyError, ModelError, TargetUnavailableError, UsageError
+from edgekd.errors import DataError, MissingDependencyError, ModelError, TargetUnavailableError
 from edgekd.lazy import require
 from edgekd.spec import Dim, TensorSpec
 from edgekd.target import Placement, SessionOptions
+from edgekd.workload import Profile
+from edgekd_onnx.settings import own_threads, read_back, session_options, worth_trying
 
 #: The provider that a device gets when none is asked for, and every provider that it can have.
 _PROVIDERS: Mapping[str, Mapping[str, str]] = {
@@ -25,18 +27,8 @@ _PROVIDERS: Mapping[str, Mapping[str, str]] = {
     "cuda": {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"},
 }
 
-_GRAPH_LEVELS = {
-    "disable": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
-
 #: ONNX Runtime's type strings (onnxruntime/core/framework/data_types.cc) that are not just ``tensor(<our name>)``.
 _ORT_DTYPES = {"float": "float32", "double": "float64"}
-
-#: Above "fatal": what matters arrives as an exception, and the log would put more lines beside our one.
-_QUIET = 4
 
 
 def provider_name(device: str, provider: str) -> str:
@@ -105,32 +97,6 @@ def ort_errors(*, only_input: bool = False) -> tuple[type[BaseException], ...]:
         if isinstance(v, type) and issubclass(v, Exception) and v.__module__ == state.__name__
     ]
     return (*found, RuntimeError, ValueError)
-
-
-def _session_options(ort: Any, options: SessionOptions) -> Any:
-    settings = dict(options.settings or {})
-    level = settings.pop("graph_level", "all")
-    arena = settings.pop("arena", True)
-    if level not in _GRAPH_LEVELS:
-        raise UsageError(f"graph_level {level!r} is not known", f"choose {', '.join(_GRAPH_LEVELS)}")
-    if not isinstance(arena, bool):
-        raise UsageError(f"arena {arena!r} is not true or false", "write arena: true or arena: false")
-    if settings:
-        raise UsageError(
-            f"onnxruntime has no setting '{sorted(settings)[0]}'", "it knows graph_level and arena"
-        )
-    if options.threads < 1:
-        raise UsageError(f"threads is {options.threads}", "ask for 1 or more")
-    made = ort.SessionOptions()
-    made.log_severity_level = _QUIET
-    made.intra_op_num_threads = options.threads
-    made.inter_op_num_threads = 1
-    made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    made.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _GRAPH_LEVELS[level])
-    made.enable_cpu_mem_arena = arena
-    if options.threads == 1:
-        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return made
 
 
 class BoundCall:
@@ -233,6 +199,10 @@ class OnnxSession:
             ) from e
         return BoundCall(session, binding, values, self.path)
 
+    def end_profiling(self) -> str:
+        """Write what the profiler saw and return the file's path; the session must have been opened for it."""
+        return str(self._open().end_profiling())
+
     def close(self) -> None:
         """Let go of the model; a second call does nothing."""
         self._session = None
@@ -266,12 +236,33 @@ class OnnxRuntime:
 
         Args:
             path: the ``.onnx`` file; external data is looked for beside it.
-            options: ``settings`` may hold ``graph_level`` (disable, basic, extended, all) and ``arena`` (bool).
+            options: ``settings`` as in :data:`edgekd_onnx.settings.DEFAULTS`.
 
         Raises:
             ModelError: missing, damaged, or with operators or an opset that this build does not have;
-            TargetUnavailableError: the provider is not there, or another one was used; UsageError: a setting.
+            TargetUnavailableError: the provider is not there, or another one or another setting was used;
+            UsageError: a setting.
         """
+        return self._open(path, options)
+
+    def sweepable(self, device: str, provider: str, cpus: int) -> dict[str, tuple[Any, ...]]:
+        """See :class:`edgekd.measure.sweep.SweepableRuntime`."""
+        on_cpu = provider_name(device, provider) == _PROVIDERS["cpu"]["cpu"]
+        return worth_trying(on_cpu=on_cpu, cpus=cpus)
+
+    def open_profiling(self, path: Path, options: SessionOptions, prefix: str) -> OnnxSession:
+        """As :meth:`open`, with ONNX Runtime's profiler on; its file's name starts with ``prefix``."""
+        return self._open(path, options, profile_prefix=prefix)
+
+    def profile(
+        self, path: Path, options: SessionOptions, feeds: Mapping[str, Array], *, calls: int, warm_up: int
+    ) -> Profile:
+        """See :class:`edgekd.workload.ProfilingRuntime`."""
+        from edgekd_onnx.profile import profile_file
+
+        return profile_file(self, path, options, feeds, calls=calls, warm_up=warm_up)
+
+    def _open(self, path: Path, options: SessionOptions, profile_prefix: str = "") -> OnnxSession:
         wanted = provider_name(options.device, options.provider)
         ort = require("onnxruntime", extra="ort", purpose="running ONNX models")
         why = self.unavailable(options.device, options.provider)
@@ -281,9 +272,13 @@ class OnnxRuntime:
         if not path.is_file():
             raise ModelError(f"{path} does not exist", "check the path")
         try:
+            made = session_options(ort, options)
+            if profile_prefix:
+                made.enable_profiling, made.profile_file_prefix = True, profile_prefix
+            before = own_threads()
             session = ort.InferenceSession(
                 str(path),
-                _session_options(ort, options),
+                made,
                 # A list: a tuple was once taken for something else and ran quietly on the CPU.
                 providers=[wanted],
                 enable_fallback=0,
@@ -300,17 +295,16 @@ class OnnxRuntime:
                 f"asked for {wanted}, onnxruntime opened {path} on {found}",
                 "check the provider's libraries (`edgekd doctor`)",
             )
-        used = session.get_session_options()
+        threads, used = read_back(session, options, before, on_cpu=found == _PROVIDERS["cpu"]["cpu"])
         placement = Placement(
             device=options.device,
             provider=found,
             runtime=f"onnxruntime {ort.__version__}",
-            threads=int(used.intra_op_num_threads),
+            threads=threads,
             detail={
                 "build": str(ort.get_build_info()),
-                "graph_level": used.graph_optimization_level.name,
-                "arena": bool(used.enable_cpu_mem_arena),
                 "providers": list(session.get_providers()),
+                **used,
             },
         )
         return OnnxSession(path, session, placement)

@@ -39,6 +39,19 @@ NOT_RUN = {
         "docs/quickstart.md",
         "edgekd init",
     ): "trains for a minute or more; the block after it runs it shortened",
+    ("docs/gate_power.md", "make gate-power"): "measures for five minutes",
+    (
+        "docs/gate_power.md",
+        "python bench/gate_power run --mode full --condition quiet --together --out runs/gate-power/quiet",
+    ): "measures for hours on a quiet machine",
+    (
+        "docs/gate_power.md",
+        "python bench/gate_power report runs/gate-power/{quiet,loaded,quiet-alone,burst,long-quiet} --out docs/results",
+    ): "needs the studies of the block before",
+    (
+        "docs/gate_power.md",
+        "python bench/gate_power/load.py --condition loaded --seconds 60",
+    ): "loads every CPU of the machine",
     ("docs/cifar10.md", "make cifar"): "trains for hours on data that may be absent",
     ("docs/cifar10.md", "edgekd run examples/cifar10/recipe.yaml --only distill"): "trains for hours too",
     (

@@ -7,7 +7,8 @@ import pytest
 from fixtures_run import AT, POLICY, TARGET, make_run
 
 from edgekd.errors import EvidenceError, UsageError
-from edgekd.evidence.run import AbsentTarget, load_run
+from edgekd.evidence.measurement import load_measurement, save_measurement
+from edgekd.evidence.run import AbsentTarget, LatencyEvidence, load_run
 from edgekd.gates import exit_code, judge_run, load_verdict, select_candidates
 from edgekd.recipe import GatesBlock
 
@@ -71,6 +72,14 @@ def test_judged_twice_gives_the_same_bytes(tmp_path):
         ({"n": 200}, {}, "accuracy", "inconclusive", 3),
         ({"restarts": 3}, {}, "latency", "inconclusive", 3),
         ({"with_latency": False}, {}, "latency", "inconclusive", 3),
+        ({}, {"latency_absolute": {"percentile": "p90", "max_ms": 5}}, "latency_absolute", "pass", 0),
+        ({}, {"latency_absolute": {"percentile": "p90", "max_ms": 0.1}}, "latency_absolute", "reject", 1),
+        ({}, {"latency_absolute": {"max_ms": 5}}, "latency_absolute", "inconclusive", 3),
+        ({"with_latency": False}, {"latency_absolute": {"max_ms": 5}}, "latency_absolute", "inconclusive", 3),
+        ({}, {"tail": {"max_ratio": 0.8}}, "tail", "pass", 0),
+        ({"ratio": 0.7}, {"tail": {"max_ratio": 0.6}}, "tail", "reject", 1),
+        ({"restarts": 3}, {"tail": {"max_ratio": 0.8}}, "tail", "inconclusive", 3),
+        ({"with_latency": False}, {"tail": {"max_ratio": 0.8}}, "tail", "inconclusive", 3),
         ({"with_test": False}, {}, "accuracy", "inconclusive", 3),
         ({"regression": 1.0}, {"regression": {"baseline": "old.onnx"}}, "regression", "pass", 0),
         ({"regression": 1.05}, {"regression": {"baseline": "old.onnx"}}, "regression", "reject", 1),
@@ -89,6 +98,41 @@ def test_every_path(tmp_path, options, changes, gate, decision, code):
     assert by_name(verdict)[gate].decision == decision
     assert by_name(verdict)[gate].reason
     assert exit_code(verdict) == code
+
+
+def test_timings_of_the_student_alone_come_first(tmp_path):
+    run = make_run(tmp_path)
+    measurement = load_measurement(tmp_path / run.candidates[1].test.latency.measurement)
+    slow = {
+        name: {**record, "artifact": run.candidates[1].artifact} for name, record in measurement.arms.items()
+    }
+    restarts = tuple(
+        replace(r, blocks={name: tuple(b * 100 for b in blocks) for name, blocks in r.blocks.items()})
+        for r in measurement.restarts
+    )
+    save_measurement(replace(measurement, arms=slow, restarts=restarts), tmp_path / "alone.json")
+    alone = LatencyEvidence(measurement="alone.json", arm="baseline")
+    tested = replace(run.candidates[1], test=replace(run.candidates[1].test, alone=alone))
+    whole = replace(run, candidates=(run.candidates[0], tested))
+    whole.save(tmp_path)
+    assert load_run(tmp_path) == whole
+    chosen = GatesBlock.model_validate({"latency_absolute": {"percentile": "p90", "max_ms": 5}})
+    verdict = judge_run(tmp_path, whole, chosen)
+    assert verdict.gates[0].decision == "reject"
+    assert verdict.gates[0].estimate > 50
+    assert "alone.json" in verdict.evidence
+    other = replace(measurement, arms={**slow, "baseline": {**slow["baseline"], "artifact": "sha256:1"}})
+    save_measurement(other, tmp_path / "alone.json")
+    assert "evidence of" in judge_run(tmp_path, whole, chosen).gates[0].reason
+
+
+def test_queries_of_a_server_are_no_race(tmp_path):
+    run = make_run(tmp_path)
+    path = tmp_path / run.candidates[1].test.latency.measurement
+    save_measurement(replace(load_measurement(path), scenario="server"), path)
+    verdict = judge_run(tmp_path, run, policy(tail={"max_ratio": 0.8}))
+    assert by_name(verdict)["latency"].decision == by_name(verdict)["tail"].decision == "error"
+    assert "server" in by_name(verdict)["latency"].reason
 
 
 def test_only_a_first_run_is_no_pass(tmp_path):

@@ -49,7 +49,18 @@ def test_warm_up_holds_its_bounds_and_fixes_the_block() -> None:
 
     state = {"run": run}
     reply, _ = operations.warm_up(
-        state, {"min_s": 0.05, "min_calls": 50, "cap_s": 1.0, "block_calls": 10, "block_ms": 8.0}, []
+        state,
+        {
+            "min_s": 0.05,
+            "min_calls": 50,
+            "cap_s": 1.0,
+            "block_calls": 10,
+            "block_ms": 8.0,
+            "block_cap_ms": 200.0,
+            "min_block_calls": 2,
+            "long_s": 1.0,
+        },
+        [],
     )
     done = next(calls)
     assert reply["calls"] >= 50

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,12 +39,10 @@ class Machine:
         self.ratio = 0.5
         self.scatter = 0.003
         self.boot = "first"
-        patch.setattr(collect, "measure", self.measure)
+        patch.setattr(collect, "measure_scenario", self.measure)
         patch.setattr(ledger, "machine", lambda: {"cpu": "synthetic", "boot_id": self.boot})
 
-    def measure(
-        self, arms: object, setting: object, *, inputs: Mapping[str, Any], **_: object
-    ) -> Measurement:
+    def measure(self, *_: object, **__: object) -> Measurement:
         self.asked += 1
         return make_measurement(ratio=self.ratio, scatter=self.scatter, restarts=16, seed=self.asked)
 
@@ -155,7 +152,7 @@ def test_a_measurement_that_failed_leaves_nothing(
         raise ChildError("measuring teacher crashed with SIGSEGV", outcome="signal 11")
 
     with monkeypatch.context() as patch:
-        patch.setattr(collect, "measure", fail)
+        patch.setattr(collect, "measure_scenario", fail)
         with pytest.raises(ChildError, match="SIGSEGV"):
             take(job, models)
     assert stored(job) == []

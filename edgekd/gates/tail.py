@@ -1,0 +1,301 @@
+"""The ``tail`` gate: how much longer do a user's slow calls take than with the baseline?
+
+A verdict apart from code speed (METHOD 1, step 6): the ``latency`` gate compares block minima, which never see a call
+that stalls. Per restart, the log ratio of the quantile over that restart's raw calls; then the t over restarts, looked
+at as often and at the same levels as :mod:`edgekd.gates.latency`. A tail is made by the machine as much as by the
+model, so only restarts with a quiet ledger are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekd.data.example import Array
+from edgekd.errors import UsageError
+from edgekd.evidence.measurement import BASELINE, OFFLINE, SERVER, TWIN, Measurement, level_of
+from edgekd.gates.latency import CONFIDENCE, LOOKS, TWIN_ALPHA
+from edgekd.gates.quantiles import restart_quantiles
+from edgekd.gates.student_t import t_quantile
+from edgekd.gates.verdict import Decision, Gate
+
+GATE = "tail"
+METHOD = "quantile of raw calls per restart, sequential t over quiet restarts"
+
+#: A restart is quiet when less than this share of CPU time was stolen by the hypervisor ...
+QUIET_STEAL = 0.01
+#: ... some task waited for a CPU during less than this share of the time (PSI ``cpu some``, kernel's
+#: Documentation/accounting/psi.rst), and the cgroup was not throttled. METHOD's redraw limits are five times as wide:
+#: they protect a minimum, these a tail.
+QUIET_PRESSURE = 0.05
+#: Once this many restarts were not quiet, more of them are not worth their time (METHOD's number of redraws).
+MAX_NOISY = 8
+
+_READINGS = {"steal": "steal", "pressure_some": "CPU pressure", "throttled_us": "cgroup throttling"}
+
+
+def noise_of(ledger: Mapping[str, Any]) -> str:
+    """What was not quiet in a restart, as words; empty when it was quiet as far as its ledger tells.
+
+    A reading that is absent is no proof of anything, and blocks nothing; the gate's reason names it.
+    """
+    steal, pressure, throttled = (ledger.get(k) for k in _READINGS)
+    found = []
+    if steal is not None and steal >= QUIET_STEAL:
+        found.append(f"steal {100 * steal:.1f} %")
+    if pressure is not None and pressure >= QUIET_PRESSURE:
+        found.append(f"CPU pressure {100 * pressure:.0f} %")
+    if throttled:
+        found.append(f"throttled {throttled / 1000:.0f} ms")
+    return ", ".join(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """One look; natural logarithms of ratios."""
+
+    decision: Decision | None
+    restarts: int
+    effect: float
+    bounds: tuple[float, float]
+    twin: float
+    widened: bool
+
+
+def _t_bounds(effects: Array, p: float) -> tuple[float, float, float]:
+    mean = float(np.mean(effects))
+    half = t_quantile(p, len(effects) - 1) * float(np.std(effects, ddof=1)) / math.sqrt(len(effects))
+    return mean, mean - half, mean + half
+
+
+def _look(effects: Array, twins: Array, limit: float) -> _Look:
+    effect, lower, upper = _t_bounds(effects, CONFIDENCE)
+    twin, twin_lower, twin_upper = _t_bounds(twins, 1 - TWIN_ALPHA / 2)
+    decision: Decision | None = "pass" if upper < limit else "reject" if lower > limit else None
+    widened = False
+    if decision is not None and not twin_lower <= 0 <= twin_upper:
+        # The machine favours one process over its twin by this much, so it may have favoured the student, too.
+        lower, upper, widened = lower - abs(twin), upper + abs(twin), True
+        if lower <= limit <= upper:
+            decision = "inconclusive"
+    return _Look(
+        decision=decision,
+        restarts=len(effects),
+        effect=effect,
+        bounds=(lower, upper),
+        twin=twin,
+        widened=widened,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Quiet:
+    """The effects of the quiet restarts, and what kept the others out."""
+
+    effects: Array
+    twins: Array
+    noisy: tuple[str, ...]
+    absent: tuple[str, ...]
+
+    def look(self, limit: float) -> _Look | None:
+        """The first look that decides, else the last one reached; None before the first."""
+        found = None
+        for k in LOOKS:
+            if k > len(self.effects):
+                break
+            found = _look(self.effects[:k], self.twins[:k], limit)
+            if found.decision is not None:
+                break
+        return found
+
+
+def _quiet(measurement: Measurement, arm: str, level: float) -> _Quiet:
+    noise = [noise_of(r.ledger) for r in measurement.restarts]
+    keep = np.asarray([not text for text in noise], bool)
+    base = np.log(restart_quantiles(measurement, BASELINE, level))
+    # Calls of different batches: the ratio is of the time per example.
+    scale = {a: math.log(float(measurement.arms[a].get("batch") or 1)) for a in (BASELINE, TWIN, arm)}
+
+    def against_baseline(name: str) -> Array:
+        logs = np.log(restart_quantiles(measurement, name, level)) - base
+        return np.asarray(logs[keep] - scale[name] + scale[BASELINE], np.float64)
+
+    absent = tuple(
+        words
+        for name, words in _READINGS.items()
+        if any(r.ledger.get(name) is None for r in measurement.restarts)
+    )
+    return _Quiet(
+        effects=against_baseline(arm),
+        twins=against_baseline(TWIN),
+        noisy=tuple(text for text in noise if text),
+        absent=absent,
+    )
+
+
+def least_calls(level: float) -> int:
+    """Calls of a restart below which it has no such quantile: one call in expectation beyond it.
+
+    >>> least_calls(0.99), least_calls(0.5)
+    (100, 2)
+    """
+    return math.ceil(round(1 / (1 - level), 6))
+
+
+def tail_should_stop(measurement: Measurement, arm: str, *, percentile: str, max_ratio: float) -> bool:
+    """Whether more restarts would not help this gate; asked at any time, true only at a look or when all is spent."""
+    if len(measurement.restarts) >= LOOKS[-1]:
+        return True
+    level = level_of(percentile)
+    if _unusable(measurement, arm, level):
+        return True
+    quiet = _quiet(measurement, arm, level)
+    if len(quiet.noisy) > MAX_NOISY:
+        return True
+    look = quiet.look(math.log(max_ratio))
+    return look is not None and look.decision is not None
+
+
+def judge_tail(
+    measurement: Measurement,
+    arm: str,
+    *,
+    percentile: str = "p99",
+    max_ratio: float,
+    against: str = "teacher",
+    split: str | None = None,
+) -> Gate:
+    """Judge the ratio of a quantile of the raw latency, arm / baseline.
+
+    Args:
+        measurement: evidence with a baseline and its twin; its ``baseline`` arm is what ``against`` names.
+        arm: the judged arm.
+        percentile: ``p50``, ``p90``, ``p99``.
+        max_ratio: greatest allowed ratio, > 0.
+
+    Returns:
+        A gate whose estimate and interval are ratios, and whose n counts the quiet restarts of the look that decided.
+        Inconclusive where fewer than the first look's number were quiet, naming what was not.
+    """
+
+    def answer(decision: Decision, reason: str, **more: Any) -> Gate:
+        return Gate(
+            gate=GATE,
+            decision=decision,
+            metric=percentile,
+            against=against,
+            artifact=str(measurement.arms.get(arm, {}).get("artifact", "")),
+            target=measurement.target,
+            limit=max_ratio,
+            unit="ratio",
+            method=METHOD,
+            scenario=measurement.scenario,
+            split=split,
+            reason=reason,
+            **more,
+        )
+
+    try:
+        level = level_of(percentile)
+    except UsageError as e:
+        return answer("error", str(e), error_kind="input")
+    if not (math.isfinite(max_ratio) and max_ratio > 0):
+        return answer(
+            "error", f"a tail's limit is a ratio above 0, got {max_ratio}; give 1.2", error_kind="input"
+        )
+    if trouble := _unusable(measurement, arm, level):
+        return answer("error", trouble, error_kind="input")
+
+    quiet = _quiet(measurement, arm, level)
+    done, used = len(measurement.restarts), len(quiet.effects)
+    unseen = f"; the machine does not tell {', '.join(quiet.absent)}" if quiet.absent else ""
+    detail: dict[str, Any] = {
+        "restarts": done,
+        "quiet": used,
+        "not_quiet": list(quiet.noisy),
+        "unavailable": list(quiet.absent),
+    }
+    look = quiet.look(math.log(max_ratio))
+    if look is None:
+        estimate = math.exp(float(np.mean(quiet.effects))) if used else None
+        if quiet.noisy:
+            text = (
+                f"{used} of {done} restarts were quiet, a tail needs {LOOKS[0]}: up to {_worst(measurement)}; "
+                "measure on a quieter machine"
+            )
+        else:
+            text = f"{done} restarts, the first look needs {LOOKS[0]}: measure {LOOKS[0] - done} more"
+        return answer("inconclusive", text + unseen, estimate=estimate, n=used, detail=detail)
+    lower, upper = (math.exp(x) for x in look.bounds)
+    decision: Decision = look.decision or "inconclusive"
+    bound = f"at least {lower:.3f}x" if decision == "reject" else f"at most {upper:.3f}x"
+    of = "" if used == done else f" of {done}"
+    text = (
+        f"student's {percentile} is {math.exp(look.effect):.3f}x the {against}'s, {bound} (limit {max_ratio:.3f}x) "
+        f"over {look.restarts} quiet restarts{of}"
+    )
+    if look.decision == "inconclusive":
+        text += (
+            f": two copies of the {against} differed by {100 * abs(math.expm1(look.twin)):.1f} %, so this machine "
+            "cannot decide it; measure on a quieter one"
+        )
+    elif look.decision is None:
+        following = next((k for k in LOOKS if k > used), None)
+        text += (
+            ": undecided, the tail scatters too much for this limit"
+            if following is None or done >= LOOKS[-1]
+            else f": undecided, the next look needs {following - used} more quiet restarts"
+        )
+    return answer(
+        decision,
+        text + unseen,
+        estimate=math.exp(look.effect),
+        interval=(lower, upper),
+        confidence=CONFIDENCE,
+        n=look.restarts,
+        detail={**detail, "a_a_ratio": math.exp(look.twin), "widened": look.widened},
+    )
+
+
+def _worst(measurement: Measurement) -> str:
+    """Each reading that was not quiet, at its worst."""
+    found = {}
+    for name in _READINGS:
+        values = [r.ledger[name] for r in measurement.restarts if r.ledger.get(name) is not None]
+        found[name] = max(values) if values else None
+    return noise_of(found)
+
+
+def _unusable(measurement: Measurement, arm: str, level: float) -> str:
+    """Why the samples cannot be judged, as a sentence; empty when they can."""
+    arms = measurement.arms
+    if measurement.scenario in (OFFLINE, SERVER):
+        return (
+            f"the {measurement.scenario} scenario has no calls of two models in turns; measure with --scenario "
+            "single-stream or multi-stream"
+        )
+    for name in (BASELINE, TWIN, arm):
+        if name not in arms:
+            return f"the measurement has no arm '{name}' (it has {', '.join(arms)}); measure again"
+    if arms[TWIN].get("artifact") != arms[BASELINE].get("artifact"):
+        return "the measurement's baseline twin is another artifact than its baseline; measure again"
+    least = least_calls(level)
+    for i, restart in enumerate(measurement.restarts):
+        for name in (BASELINE, TWIN, arm):
+            blocks = restart.blocks.get(name, ())
+            calls = sum(len(b) for b in blocks)
+            if not calls:
+                return f"restart {i} holds no call of '{name}'; measure again"
+            if calls < least:
+                return (
+                    f"restart {i} holds {calls} calls of '{name}', a quantile at {level:g} needs {least}; measure again "
+                    "with more calls"
+                )
+            worst = min(float(np.min(b)) for b in blocks if len(b))
+            if not (math.isfinite(worst) and worst > 0):
+                return f"restart {i} of '{name}' holds a call of {worst:g} ns; measure again"
+    return ""
