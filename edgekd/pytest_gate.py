@@ -146,7 +146,7 @@ class EdgekdGate(_Fixture):
         self._keywords.check(given, where="edgekd_gate", also=("on_inconclusive",))
         asked = {
             "target": self._session.target,
-            "threads": self._session.threads,
+            **({} if self._session.threads is None else {"threads": self._session.threads}),
             "remeasure": self._session.remeasure,
             **self._marked,
             **{k: v for k, v in given.items() if v is not None},
@@ -247,7 +247,7 @@ class EdgekdSession(_Fixture):
             opened = open_model(
                 str(os.fspath(model)),
                 target=str(target or self._marked.get("target", self._session.target)),
-                threads=int(threads or self._marked.get("threads", self._session.threads)),
+                threads=int(threads or self._marked.get("threads") or self._session.threads or 1),
                 weights=Path(weights) if weights is not None else None,
                 settings=settings,
                 store=_store([]),

@@ -56,7 +56,7 @@ class Session:
     """
 
     target: str
-    threads: int
+    threads: int | None
     out: Path
     own_out: bool
     on_inconclusive: str
@@ -73,7 +73,7 @@ SESSION = pytest.StashKey[Session]()
 
 _INI = {
     "edgekd_target": "target of edgekd_gate and edgekd_session (default: cpu:onnxruntime)",
-    "edgekd_threads": "threads of the runtime (default: 1)",
+    "edgekd_threads": "threads of the runtime (default: 1, or what a sweep found for every model)",
     "edgekd_out": f"folder for the runs of gate tests, relative to the root (default: {DEFAULT_OUT})",
     "edgekd_on_inconclusive": "what an inconclusive gate does to its test: fail, skip or pass (default: fail)",
 }
@@ -122,8 +122,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if asked not in INCONCLUSIVE:
         raise pytest.UsageError(f"edgekd_on_inconclusive is {asked!r}; choose {', '.join(INCONCLUSIVE)}")
-    threads: str = config.getoption("edgekd_threads") or config.getini("edgekd_threads") or "1"
-    if not threads.isdigit() or int(threads) < 1:
+    threads: str = config.getoption("edgekd_threads") or config.getini("edgekd_threads") or ""
+    if threads and (not threads.isdigit() or int(threads) < 1):
         raise pytest.UsageError(f"edgekd threads is {threads!r}; give a whole number from 1 on")
     out: Path | None = config.getoption("edgekd_out")
     wanted: str = config.getini("edgekd_out")
@@ -138,7 +138,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     config.stash[SESSION] = Session(
         target=config.getoption("edgekd_target") or config.getini("edgekd_target") or "cpu:onnxruntime",
-        threads=int(threads),
+        threads=int(threads) if threads else None,
         out=Path(os.path.abspath(out or config.rootpath / (wanted or DEFAULT_OUT))),  # noqa: PTH100 - without ..
         own_out=out is None and not wanted,
         on_inconclusive=asked,

@@ -91,7 +91,9 @@ def choose_statistic(measurement: Measurement, arm: str) -> Choice:
         The block minimum by the wall clock for calls under a millisecond, and where there is no twin.
     """
     first = measurement.restarts[:CHOSEN_ON]
-    if len(first) < CHOSEN_ON or TWIN not in measurement.arms or not any(r.cpu_blocks for r in first):
+    # Whether calls are long is the baseline's to say, in every restart: a candidate's times do not open the choice.
+    long = all(name in r.cpu_blocks for r in first for name in (BASELINE, TWIN))
+    if len(first) < CHOSEN_ON or TWIN not in measurement.arms or not long:
         return Choice(statistic=WALL_MINIMUM, spread={})
     asked = [s for s in STATISTICS if s != CPU_MINIMUM]
     if _cpu_clock_serves(measurement, (BASELINE, TWIN, arm)):

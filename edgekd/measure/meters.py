@@ -185,7 +185,8 @@ class CommandMeter:
     def _watch(self) -> str:
         """See the counter move three times and keep the longest step; why not, where it stands still."""
         begin = since = time.monotonic()
-        last, steps = self.read_joules(), []
+        last = self.read_joules()
+        steps: list[float] = []
         while len(steps) < _STEPS:
             time.sleep(_WATCH_S)
             joules, now = self.read_joules(), time.monotonic()

@@ -105,6 +105,15 @@ def test_evidence_without_cpu_times_of_one_arm_takes_the_wall_clock() -> None:
     assert CPU_MINIMUM not in choose_statistic(replace(whole, restarts=restarts), "candidate").spread
 
 
+@pytest.mark.parametrize("slow", ["candidate", "baseline"])
+def test_calls_are_long_only_where_baseline_and_twin_say_so_in_every_restart(slow: str) -> None:
+    whole = long_calls(busy=0.9)
+    kept = [{slow: r.cpu_blocks[slow]} if i else r.cpu_blocks for i, r in enumerate(whole.restarts)]
+    restarts = tuple(replace(r, cpu_blocks=c) for r, c in zip(whole.restarts, kept, strict=True))
+    choice = choose_statistic(replace(whole, restarts=restarts), "candidate")
+    assert (choice.statistic, choice.spread) == (WALL_MINIMUM, {})
+
+
 def decide(ratio: float, seed: int) -> str:
     return judge_latency(
         long_calls(ratio=ratio, seed=seed, restarts=16), "candidate", max_ratio=1.02, gate="regression"
