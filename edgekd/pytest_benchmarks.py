@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgekd.errors import EdgeKDError
-from edgekd.pytest_plugin import Session
+from edgekd.pytest_session import Session
 
 
 def write_benchmarks(config: pytest.Config, session: Session) -> None:

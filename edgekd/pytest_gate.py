@@ -21,7 +21,7 @@ from edgekd.cli import gate as gate_verb
 from edgekd.cli.keywords import Keywords, in_keywords
 from edgekd.cli.progress import stage_line
 from edgekd.errors import EdgeKDError, EvidenceError, InfrastructureError, PolicyError, UsageError
-from edgekd.pytest_plugin import INCONCLUSIVE, Judged, Session, shown
+from edgekd.pytest_session import INCONCLUSIVE, Judged, Session, shown
 
 if TYPE_CHECKING:
     from edgekd.gates.verdict import Gate, Verdict

@@ -10,63 +10,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
+from edgekd.pytest_session import INCONCLUSIVE, Session, shown
 
 if TYPE_CHECKING:
     from edgekd.pytest_gate import EdgekdGate, EdgekdSession
 
 T = TypeVar("T")
 
-INCONCLUSIVE = ("fail", "skip", "pass")
-
 #: Where runs go when neither option nor ini says: below the root folder, and ignored by git.
 DEFAULT_OUT = ".edgekd"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """One call of ``edgekd_gate``.
-
-    Attributes:
-        nodeid: of the test; call: 1 for the first call in it.
-        decision: the verdict's; lines: a sentence per gate, or the error.
-        folder: the run folder; None where an error left none.
-        stored: whether timings of an earlier run on this machine were used.
-    """
-
-    nodeid: str
-    call: int
-    decision: str
-    lines: tuple[str, ...]
-    folder: Path | None
-    stored: bool = False
-
-
-@dataclass(slots=True)
-class Session:
-    """What this pytest session was asked, and what it judged.
-
-    Attributes:
-        taken: folder name -> test that has it, so that no two tests share one.
-        errors: the errors that gates and sessions raised: reported as errors, not as failures.
-    """
-
-    target: str
-    threads: int | None
-    out: Path
-    own_out: bool
-    on_inconclusive: str
-    remeasure: bool
-    benchmark_json: Path | None
-    reference: Path | None
-    judged: list[Judged] = field(default_factory=list)
-    taken: dict[str, str] = field(default_factory=dict)
-    errors: list[BaseException] = field(default_factory=list)
-    trouble: str = ""
 
 
 SESSION = pytest.StashKey[Session]()
@@ -123,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if asked not in INCONCLUSIVE:
         raise pytest.UsageError(f"edgekd_on_inconclusive is {asked!r}; choose {', '.join(INCONCLUSIVE)}")
     threads: str = config.getoption("edgekd_threads") or config.getini("edgekd_threads") or ""
-    if threads and (not threads.isdigit() or int(threads) < 1):
+    if threads and (not threads.isdecimal() or int(threads) < 1):
         raise pytest.UsageError(f"edgekd threads is {threads!r}; give a whole number from 1 on")
     out: Path | None = config.getoption("edgekd_out")
     wanted: str = config.getini("edgekd_out")
@@ -254,9 +211,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.line(line)
     if state.trouble:
         terminalreporter.line(f"edgekd: error: {state.trouble}", red=True)
-
-
-def shown(path: Path, config: pytest.Config) -> str:
-    """A path as a reader finds it: relative to the root folder where it lies in it."""
-    root = str(config.rootpath) + os.sep
-    return str(path).removeprefix(root)

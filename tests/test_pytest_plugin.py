@@ -289,7 +289,7 @@ def test_the_plugin_brings_pytest_and_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     brought = {m for m in done.stdout.split() if m.partition(".")[0] not in sys.stdlib_module_names}
-    assert brought == {"edgekd", "edgekd.pytest_plugin"}
+    assert brought == {"edgekd", "edgekd.pytest_plugin", "edgekd.pytest_session"}
 
 
 def test_a_session_that_uses_no_fixture_imports_no_numpy(run_suite: Pytest) -> None:

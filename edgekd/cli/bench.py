@@ -61,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from edgekd.cli.progress import step_line
     from edgekd.errors import UsageError
     from edgekd.evidence import save_measurement
     from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE
@@ -107,8 +108,9 @@ def run(args: argparse.Namespace) -> int:
     measurement = measure_scenario(
         scenario, entries[0], entries[1:], setting, record=feeds.record,
         most_over=lambda n: most_over(n, scenario.level), protocol=protocol,
-        tune=tuning.arm,
+        tune=tuning.arm, progress=lambda done, _: step_line(f"{done} restarts measured"),
     )  # fmt: skip
+    step_line("")
     measurement = tuning.record(measurement)
     save_measurement(measurement, args.out)
     inputs = "real inputs" if task else "inputs drawn from the model's own specs (no --data)"

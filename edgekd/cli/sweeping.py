@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         if value in ("true", "false"):
             made[name] = value == "true"
         else:
-            made[name] = int(value) if value.lstrip("-").isdigit() else value
+            made[name] = int(value) if re.fullmatch(r"-?[0-9]+", value) else value
     return made
 
 

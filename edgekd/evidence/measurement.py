@@ -215,6 +215,12 @@ def load_measurement(path: Path) -> Measurement:
             )
             for i, r in enumerate(value["restarts"])
         )
+        queries = {k.removeprefix("query."): v for k, v in arrays.items() if k.startswith("query.")}
+        # Written since 0.2, as resources are; a measurement without them is whole.
+        detail = value.get("scenario_detail", {})
+        for trial in detail.get("trials", ()):
+            if trial["queries_of"] not in queries:
+                raise EvidenceError(f"{rows} lacks the queries {trial['queries_of']!r}", "measure again")
         return Measurement(
             arms=arms,
             target=str(value["target"]),
@@ -228,10 +234,9 @@ def load_measurement(path: Path) -> Measurement:
             environment=value["environment"],
             parent_cpu=float(value["parent_cpu"]),
             collected_at=str(value["collected_at"]),
-            # Written since 0.2; a measurement without them is whole.
             resources=value.get("resources", {}),
-            scenario_detail=value.get("scenario_detail", {}),
-            queries={k.removeprefix("query."): v for k, v in arrays.items() if k.startswith("query.")},
+            scenario_detail=detail,
+            queries=queries,
         )
     except (KeyError, TypeError, ValueError, OSError) as e:
         raise EvidenceError(f"{path} is not a whole measurement ({e!r})", "measure again") from e

@@ -11,6 +11,7 @@ from edgekd.errors import UsageError
 from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE, SERVER, Measurement, level_of
 from edgekd.gates.binomial import CONFIDENCE, least_count, quantile_bounds
 from edgekd.gates.quantiles import calls_by_restart
+from edgekd.gates.quiet import worst_noise
 from edgekd.gates.verdict import Decision, Gate
 
 GATE = "latency_absolute"
@@ -24,8 +25,9 @@ def judge_absolute(
 ) -> Gate:
     """Judge a quantile of one arm's raw latency against a limit.
 
-    Pass when the upper 99 % bound of the quantile is within the limit, reject when the lower one is beyond it, else
-    inconclusive with the number of calls that would pass if no more of them were over (METHOD 1, step 6).
+    Pass when the upper 99 % bound of the quantile is within the limit, reject when the lower one is beyond it and the
+    ledger was quiet in every restart, else inconclusive with the number of calls that would pass if no more of them
+    were over (METHOD 1, step 6).
 
     Args:
         measurement: evidence of the single-stream or multi-stream scenario, or of the server at an asked rate.
@@ -72,6 +74,9 @@ def judge_absolute(
     n, over = len(calls), int((calls > max_ms).sum())
     lower, upper = quantile_bounds(calls, level)
     decision: Decision = "pass" if upper <= max_ms else "reject" if lower > max_ms else "inconclusive"
+    noise = worst_noise(measurement) if decision == "reject" else ""
+    if noise:
+        decision = "inconclusive"
     needed = least_count(level, CONFIDENCE, over)
     estimate = float(np.sort(calls)[math.ceil(round(n * level, 6)) - 1]) if n else None
     thing = "queries" if measurement.scenario in (MULTI_STREAM, SERVER) else "calls"
@@ -80,9 +85,23 @@ def judge_absolute(
         if measurement.scenario == SERVER
         else ""
     )
+    reason = _sentence(
+        "reject" if noise else decision,
+        percentile,
+        estimate,
+        (lower, upper),
+        max_ms,
+        n,
+        over,
+        needed,
+        thing,
+        where,
+    )
+    if noise:
+        reason += f", but the machine was not quiet ({noise}): measure on a quieter one"
     return answer(
         decision,
-        _sentence(decision, percentile, estimate, (lower, upper), max_ms, n, over, needed, thing, where),
+        reason,
         estimate=estimate,
         interval=(lower, upper),
         confidence=CONFIDENCE,

@@ -272,7 +272,22 @@ def _latency(
             )
     except InputError as e:
         return _plain(candidate, gate, "error", str(e), against, "input")
-    return judge_latency(measurement, evidence.arm, max_ratio=max_ratio, gate=gate, against=against)
+    return _if_held(
+        measurement, judge_latency(measurement, evidence.arm, max_ratio=max_ratio, gate=gate, against=against)
+    )
+
+
+def _if_held(measurement: Measurement, gate: Gate) -> Gate:
+    """A pass counts only where the scenario's least duration and count hold; redraws may have ended it before."""
+    if gate.decision != "pass" or measurement.scenario_detail.get("held", True):
+        return gate
+    rules = measurement.scenario_detail
+    return replace(
+        gate,
+        decision="inconclusive",
+        reason=f"{gate.reason}, but the {measurement.scenario} run ended before {rules.get('min_duration_s')} s and "
+        f"{rules.get('min_count')} queries ({len(measurement.redrawn)} restarts redrawn): measure on a quieter machine",
+    )
 
 
 def _absolute(store: _Store, candidate: Candidate, evidence: Evidence, rule: LatencyAbsoluteGate) -> Gate:
@@ -290,7 +305,9 @@ def _absolute(store: _Store, candidate: Candidate, evidence: Evidence, rule: Lat
         measurement = _timings(store, candidate, source)
     except InputError as e:
         return _plain(candidate, "latency_absolute", "error", str(e), "", "input", metric=rule.percentile)
-    return judge_absolute(measurement, source.arm, percentile=rule.percentile, max_ms=rule.max_ms)
+    return _if_held(
+        measurement, judge_absolute(measurement, source.arm, percentile=rule.percentile, max_ms=rule.max_ms)
+    )
 
 
 def _tail(store: _Store, candidate: Candidate, evidence: LatencyEvidence | None, rule: TailGate) -> Gate:
@@ -308,8 +325,15 @@ def _tail(store: _Store, candidate: Candidate, evidence: LatencyEvidence | None,
         measurement = _timings(store, candidate, evidence, beside_teacher=True)
     except InputError as e:
         return _plain(candidate, "tail", "error", str(e), rule.against, "input", metric=rule.percentile)
-    return judge_tail(
-        measurement, evidence.arm, percentile=rule.percentile, max_ratio=rule.max_ratio, against=rule.against
+    return _if_held(
+        measurement,
+        judge_tail(
+            measurement,
+            evidence.arm,
+            percentile=rule.percentile,
+            max_ratio=rule.max_ratio,
+            against=rule.against,
+        ),
     )
 
 
@@ -330,9 +354,8 @@ def _timings(
         )
     _same_artifact(str(arm.get("artifact", "")), candidate.artifact, evidence.measurement)
     if beside_teacher and candidate.baseline:
-        _same_artifact(
-            str(measurement.arms[BASELINE].get("artifact", "")), candidate.baseline, evidence.measurement
-        )
+        base = measurement.arms.get(BASELINE, {})
+        _same_artifact(str(base.get("artifact", "")), candidate.baseline, evidence.measurement)
     _same_target(measurement.target, candidate.target, evidence.measurement)
     return measurement
 

@@ -24,7 +24,7 @@ from edgekd.gates.statistic import (
     restart_effects,
     unusable,
 )
-from edgekd.gates.student_t import t_quantile
+from edgekd.gates.student_t import t_interval
 from edgekd.gates.verdict import Decision, Gate
 
 LOOKS = (4, 6, 8, 12, 16)
@@ -48,17 +48,10 @@ class _Look:
     choice: Choice
 
 
-def _t_bounds(effects: Array, p: float) -> tuple[float, float, float]:
-    k = len(effects)
-    mean = float(np.mean(effects))
-    half = t_quantile(p, k - 1) * float(np.std(effects, ddof=1)) / math.sqrt(k)
-    return mean, mean - half, mean + half
-
-
 def _look(effects: Array, twins: Array, restarts: int, limit: float, choice: Choice) -> _Look:
     """One look at the first ``restarts`` restarts, against log ``limit``."""
-    effect, lower, upper = _t_bounds(effects[:restarts], CONFIDENCE)
-    twin, twin_lower, twin_upper = _t_bounds(twins[:restarts], 1 - TWIN_ALPHA / 2)
+    effect, lower, upper = t_interval(effects[:restarts], CONFIDENCE)
+    twin, twin_lower, twin_upper = t_interval(twins[:restarts], 1 - TWIN_ALPHA / 2)
     decision: Decision | None = "pass" if upper < limit else "reject" if lower > limit else None
     widened = False
     if decision is not None and not twin_lower <= 0 <= twin_upper:
@@ -296,5 +289,5 @@ def ratio_of(measurement: Measurement, arm: str) -> tuple[float, float, float]:
         raise EvidenceError("the measurement holds no restart", "measure again")
     if len(effects) < 2:
         return math.exp(float(effects[0])), 0.0, math.inf
-    effect, lower, upper = _t_bounds(effects, 0.975)
+    effect, lower, upper = t_interval(effects, 0.975)
     return math.exp(effect), math.exp(lower), math.exp(upper)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.evidence.measurement import SERVER, Measurement
-from edgekd.gates.student_t import t_quantile
+from edgekd.gates.student_t import t_interval
 
 
 def calls_by_restart(measurement: Measurement, arm: str) -> list[Array]:
@@ -48,11 +48,8 @@ def log_interval(logs: Array, p: float = 0.975) -> tuple[float, float, float]:
     Returns:
         With one restart the interval is the whole line: 0 to infinity.
     """
-    mean = float(np.mean(logs))
-    if len(logs) < 2:
-        return math.exp(mean), 0.0, math.inf
-    half = t_quantile(p, len(logs) - 1) * float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+    mean, lower, upper = t_interval(logs, p)
+    return math.exp(mean), math.exp(lower), math.exp(upper)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

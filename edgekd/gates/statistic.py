@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekd.data.example import Array
-from edgekd.evidence.measurement import BASELINE, TWIN, Measurement
+from edgekd.evidence.measurement import BASELINE, TWIN, Measurement, Restart
 
 #: The statistics in the order of preference: the one that answers the user's question best comes first.
 WALL_MINIMUM = "block minimum, wall clock"
@@ -62,18 +62,27 @@ def _blocks(measurement: Measurement, restart: int, arm: str, statistic: str) ->
     return made.cpu_blocks.get(arm, ()) if statistic == CPU_MINIMUM else made.blocks[arm]
 
 
+def _has_cpu_times(restart: Restart, arm: str) -> bool:
+    """Whether every call of an arm was timed by the CPU clock, too, and that clock moved in each."""
+    cpu, wall = restart.cpu_blocks.get(arm, ()), restart.blocks[arm]
+    whole = bool(cpu) and [len(c) for c in cpu] == [len(w) for w in wall]
+    return whole and all(int(c.min()) > 0 for c in cpu)
+
+
 def _cpu_clock_serves(measurement: Measurement, arms: Sequence[str]) -> bool:
     """Whether CPU time is the latency but for the time that other processes took."""
+    # An accelerator goes on while its host waits, so a host that loses its CPU would look fast.
+    if measurement.target.partition(":")[0] != "cpu":
+        return False
     least, most = CPU_SHARE
     for arm in arms:
         if measurement.arms[arm].get("threads", measurement.threads) != 1:
             return False
         shares = []
         for restart in measurement.restarts[:CHOSEN_ON]:
-            cpu = restart.cpu_blocks.get(arm, ())
-            if not cpu or [len(c) for c in cpu] != [len(w) for w in restart.blocks[arm]]:
+            if not _has_cpu_times(restart, arm):
                 return False
-            shares.append(np.concatenate(cpu) / np.concatenate(restart.blocks[arm]))
+            shares.append(np.concatenate(restart.cpu_blocks[arm]) / np.concatenate(restart.blocks[arm]))
         if not least <= float(np.quantile(np.concatenate(shares), 0.95)) <= most:
             return False
     return True
@@ -116,6 +125,9 @@ def choose_statistic(measurement: Measurement, arm: str) -> Choice:
 def restart_effects(measurement: Measurement, arm: str, statistic: str = WALL_MINIMUM) -> Array:
     """Per restart, log(time per example of ``arm`` / time per example of the baseline).
 
+    The clock is chosen on the first restarts. Calls of about a millisecond may have no CPU times in a later one (each
+    child decides by its own warm-up): that restart's minima are then by the wall clock, for both arms.
+
     Args:
         statistic: one of :data:`STATISTICS`.
 
@@ -124,18 +136,13 @@ def restart_effects(measurement: Measurement, arm: str, statistic: str = WALL_MI
     """
     batches = [measurement.arms[name].get("batch", measurement.batch) for name in (BASELINE, arm)]
     per_example = math.log(batches[1] / batches[0])
-    return np.asarray(
-        [
-            _effect(
-                _blocks(measurement, i, BASELINE, statistic),
-                _blocks(measurement, i, arm, statistic),
-                statistic,
-            )
-            - per_example
-            for i in range(len(measurement.restarts))
-        ],
-        np.float64,
-    )
+    effects = []
+    for i, restart in enumerate(measurement.restarts):
+        timed = statistic != CPU_MINIMUM or all(_has_cpu_times(restart, name) for name in (BASELINE, arm))
+        own = statistic if timed else WALL_MINIMUM
+        a, b = (_blocks(measurement, i, name, own) for name in (BASELINE, arm))
+        effects.append(_effect(a, b, own) - per_example)
+    return np.asarray(effects, np.float64)
 
 
 def unusable(measurement: Measurement, arm: str, *, twin: bool = True) -> str:
@@ -145,6 +152,9 @@ def unusable(measurement: Measurement, arm: str, *, twin: bool = True) -> str:
     for name in needed:
         if name not in arms:
             return f"the measurement has no arm '{name}' (it has {', '.join(arms)}); measure again"
+        batch = arms[name].get("batch", measurement.batch)
+        if not isinstance(batch, int) or batch < 1:
+            return f"the measurement says that '{name}' has a batch of {batch!r}; measure again"
     if twin and arms[TWIN].get("artifact") != arms[BASELINE].get("artifact"):
         return "the measurement's baseline twin is another artifact than its baseline; measure again"
     if trouble := _other_inputs(measurement, needed):

@@ -8,6 +8,9 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
+
+from edgekd.data.example import Array
 from edgekd.errors import InputError
 
 
@@ -63,3 +66,17 @@ def t_quantile(p: float, df: int) -> float:
             low = middle
         else:
             high = middle
+
+
+def t_interval(effects: Array, p: float) -> tuple[float, float, float]:
+    """Mean of effects and its t bounds: estimate, lower, upper; unbounded for fewer than two.
+
+    Args:
+        effects: one per restart, float64 (restarts,), at least one.
+        p: level of each bound, one-sided; 0.975 makes a two-sided interval of 95 %.
+    """
+    n, mean = len(effects), float(np.mean(effects))
+    if n < 2:
+        return mean, -math.inf, math.inf
+    half = t_quantile(p, n - 1) * float(np.std(effects, ddof=1)) / math.sqrt(n)
+    return mean, mean - half, mean + half

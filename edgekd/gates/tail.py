@@ -9,7 +9,6 @@ model, so only restarts with a quiet ledger are used.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,38 +19,16 @@ from edgekd.errors import UsageError
 from edgekd.evidence.measurement import BASELINE, OFFLINE, SERVER, TWIN, Measurement, level_of
 from edgekd.gates.latency import CONFIDENCE, LOOKS, TWIN_ALPHA
 from edgekd.gates.quantiles import restart_quantiles
-from edgekd.gates.student_t import t_quantile
+from edgekd.gates.quiet import READINGS, noise_of, worst_noise
+from edgekd.gates.statistic import unusable
+from edgekd.gates.student_t import t_interval
 from edgekd.gates.verdict import Decision, Gate
 
 GATE = "tail"
 METHOD = "quantile of raw calls per restart, sequential t over quiet restarts"
 
-#: A restart is quiet when less than this share of CPU time was stolen by the hypervisor ...
-QUIET_STEAL = 0.01
-#: ... some task waited for a CPU during less than this share of the time (PSI ``cpu some``, kernel's
-#: Documentation/accounting/psi.rst), and the cgroup was not throttled. METHOD's redraw limits are five times as wide:
-#: they protect a minimum, these a tail.
-QUIET_PRESSURE = 0.05
 #: Once this many restarts were not quiet, more of them are not worth their time (METHOD's number of redraws).
 MAX_NOISY = 8
-
-_READINGS = {"steal": "steal", "pressure_some": "CPU pressure", "throttled_us": "cgroup throttling"}
-
-
-def noise_of(ledger: Mapping[str, Any]) -> str:
-    """What was not quiet in a restart, as words; empty when it was quiet as far as its ledger tells.
-
-    A reading that is absent is no proof of anything, and blocks nothing; the gate's reason names it.
-    """
-    steal, pressure, throttled = (ledger.get(k) for k in _READINGS)
-    found = []
-    if steal is not None and steal >= QUIET_STEAL:
-        found.append(f"steal {100 * steal:.1f} %")
-    if pressure is not None and pressure >= QUIET_PRESSURE:
-        found.append(f"CPU pressure {100 * pressure:.0f} %")
-    if throttled:
-        found.append(f"throttled {throttled / 1000:.0f} ms")
-    return ", ".join(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +43,9 @@ class _Look:
     widened: bool
 
 
-def _t_bounds(effects: Array, p: float) -> tuple[float, float, float]:
-    mean = float(np.mean(effects))
-    half = t_quantile(p, len(effects) - 1) * float(np.std(effects, ddof=1)) / math.sqrt(len(effects))
-    return mean, mean - half, mean + half
-
-
 def _look(effects: Array, twins: Array, limit: float) -> _Look:
-    effect, lower, upper = _t_bounds(effects, CONFIDENCE)
-    twin, twin_lower, twin_upper = _t_bounds(twins, 1 - TWIN_ALPHA / 2)
+    effect, lower, upper = t_interval(effects, CONFIDENCE)
+    twin, twin_lower, twin_upper = t_interval(twins, 1 - TWIN_ALPHA / 2)
     decision: Decision | None = "pass" if upper < limit else "reject" if lower > limit else None
     widened = False
     if decision is not None and not twin_lower <= 0 <= twin_upper:
@@ -126,7 +97,7 @@ def _quiet(measurement: Measurement, arm: str, level: float) -> _Quiet:
 
     absent = tuple(
         words
-        for name, words in _READINGS.items()
+        for name, words in READINGS.items()
         if any(r.ledger.get(name) is None for r in measurement.restarts)
     )
     return _Quiet(
@@ -224,7 +195,7 @@ def judge_tail(
         estimate = math.exp(float(np.mean(quiet.effects))) if used else None
         if quiet.noisy:
             text = (
-                f"{used} of {done} restarts were quiet, a tail needs {LOOKS[0]}: up to {_worst(measurement)}; "
+                f"{used} of {done} restarts were quiet, a tail needs {LOOKS[0]}: up to {worst_noise(measurement)}; "
                 "measure on a quieter machine"
             )
         else:
@@ -261,41 +232,22 @@ def judge_tail(
     )
 
 
-def _worst(measurement: Measurement) -> str:
-    """Each reading that was not quiet, at its worst."""
-    found = {}
-    for name in _READINGS:
-        values = [r.ledger[name] for r in measurement.restarts if r.ledger.get(name) is not None]
-        found[name] = max(values) if values else None
-    return noise_of(found)
-
-
 def _unusable(measurement: Measurement, arm: str, level: float) -> str:
     """Why the samples cannot be judged, as a sentence; empty when they can."""
-    arms = measurement.arms
     if measurement.scenario in (OFFLINE, SERVER):
         return (
             f"the {measurement.scenario} scenario has no calls of two models in turns; measure with --scenario "
             "single-stream or multi-stream"
         )
-    for name in (BASELINE, TWIN, arm):
-        if name not in arms:
-            return f"the measurement has no arm '{name}' (it has {', '.join(arms)}); measure again"
-    if arms[TWIN].get("artifact") != arms[BASELINE].get("artifact"):
-        return "the measurement's baseline twin is another artifact than its baseline; measure again"
+    if trouble := unusable(measurement, arm):
+        return trouble
     least = least_calls(level)
     for i, restart in enumerate(measurement.restarts):
         for name in (BASELINE, TWIN, arm):
-            blocks = restart.blocks.get(name, ())
-            calls = sum(len(b) for b in blocks)
-            if not calls:
-                return f"restart {i} holds no call of '{name}'; measure again"
+            calls = sum(len(b) for b in restart.blocks[name])
             if calls < least:
                 return (
                     f"restart {i} holds {calls} calls of '{name}', a quantile at {level:g} needs {least}; measure again "
                     "with more calls"
                 )
-            worst = min(float(np.min(b)) for b in blocks if len(b))
-            if not (math.isfinite(worst) and worst > 0):
-                return f"restart {i} of '{name}' holds a call of {worst:g} ns; measure again"
     return ""

@@ -9,11 +9,12 @@ from edgekd.evidence.measurement import Measurement, level_of
 from edgekd.gates.absolute import judge_absolute
 from edgekd.gates.binomial import least_count
 from edgekd.gates.latency import LOOKS, judge_latency, should_stop
+from edgekd.gates.quantiles import calls_by_restart
 from edgekd.gates.tail import judge_tail, least_calls, tail_should_stop
 
-#: An absolute limit is worth measuring for until so many calls over it would still pass (1,307 calls for a p99) ...
+#: An absolute limit is judged on so many calls that this many over it still pass (1,307 calls for a p99) ...
 _OVER = 5
-#: ... and is looked at again after every so many restarts past the last look.
+#: ... which are counted at the looks, and past the last one after every so many restarts.
 _STEP = 8
 
 
@@ -61,9 +62,11 @@ class TimingLimits:
             return False
         if self.absolute is None:
             return True
+        # How many calls is fixed beforehand: a stop that looked at the answer would spend its 1 % at every look.
+        if sum(map(len, calls_by_restart(measurement, arm))) >= self.least_calls:
+            return True
         gate = judge_absolute(measurement, arm, percentile=self.absolute[0], max_ms=self.absolute[1])
-        spent = done >= LOOKS[-1] and (gate.n or 0) >= self.least_calls
-        return gate.decision != "inconclusive" or spent
+        return gate.decision == "error"
 
     def decided(self, measurement: Measurement, arm: str) -> bool:
         """Whether every asked judge passes or rejects."""

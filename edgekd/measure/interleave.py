@@ -45,7 +45,9 @@ class _Race:
         Raises:
             _CrowdedError: the arms do not fit into memory together.
         """
-        cpus = cpus_for(index, max(a.threads or self.setting.threads for a in self.arms))
+        counts = {a.threads or self.setting.threads for a in self.arms}
+        # Arms of other thread counts have other CPUs: the ledger watches all of them.
+        cpus = tuple(sorted({c for count in counts for c in cpus_for(index, count)}))
         order = list(self.arms)
         self.rng.shuffle(order)
         blocks: dict[str, list[list[Array]]] = {a.name: [] for a in self.arms}
@@ -74,7 +76,11 @@ class _Race:
                 children[name].update(child.request(_USE, {})[0])
                 children[name]["grown_bytes"] = _growth(warmup[name], children[name])
         entries = ledger.ledger_between(before, after)
-        entries["involuntary_switches"] = sum(c.get("involuntary_switches") or 0 for c in children.values())
+        switches = [c.get("involuntary_switches") for c in children.values()]
+        known = [s for s in switches if s is not None]
+        entries["involuntary_switches"] = sum(known) if len(known) == len(switches) else None
+        if entries["involuntary_switches"] is None:
+            entries["absent"].append("involuntary_switches")
         return Restart(
             blocks={name: tuple(made[0] for made in rounds) for name, rounds in blocks.items()},
             cpu_blocks={
@@ -171,7 +177,7 @@ def measure(
     redrawn: list[str] = []
     wall, cpu = time.monotonic(), time.process_time()
     measurement = Measurement(
-        arms={a.name: a.record(setting) for a in arms},
+        arms={a.name: {**a.record(setting), "inputs": _inputs_of(a, inputs)} for a in arms},
         target=str(setting.target),
         scenario="single-stream",
         batch=setting.batch,

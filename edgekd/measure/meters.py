@@ -172,7 +172,7 @@ class CommandMeter:
     devices: tuple[str, ...] = ()
 
     def __init__(self, command: str, timeout_s: float = 10.0) -> None:
-        self._argv, self._timeout_s = shlex.split(command), timeout_s
+        self._argv, self._timeout_s = _split(command), timeout_s
         self._last = -math.inf
         self.update_s = timeout_s
 
@@ -206,8 +206,8 @@ class CommandMeter:
         shown = shlex.join(self._argv)
         try:
             done = subprocess.run(
-                self._argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=self._timeout_s,
-                check=False,
+                self._argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                timeout=self._timeout_s, check=False,
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as e:
             raise TargetUnavailableError(f"the meter command `{shown}` failed ({e})", "run it by hand") from e
@@ -230,6 +230,18 @@ class CommandMeter:
         return joules
 
 
+def _split(command: str) -> list[str]:
+    """Words of a command, as a shell splits them.
+
+    Raises:
+        UsageError: a quotation mark without its twin.
+    """
+    try:
+        return shlex.split(command)
+    except ValueError as e:
+        raise UsageError(f"the meter command `{command}` cannot be read ({e})", "close the quotation") from e
+
+
 def find_meters(asked: str, device: str) -> tuple[list[Meter], dict[str, str]]:
     """The meters that can be read here, and why the others cannot.
 
@@ -247,7 +259,7 @@ def find_meters(asked: str, device: str) -> tuple[list[Meter], dict[str, str]]:
         return [], {}
     meters: list[Meter]
     if asked.startswith(_COMMAND):
-        if not shlex.split(asked.removeprefix(_COMMAND)):
+        if not _split(asked.removeprefix(_COMMAND)):
             raise UsageError("the meter command: names no command", "for example command:'cat /run/joules'")
         meters = [CommandMeter(asked.removeprefix(_COMMAND))]
     else:

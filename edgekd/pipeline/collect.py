@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -261,6 +262,8 @@ def measure_comparison(
     key = {
         "baseline": [comparison.baseline[1].digest, dict(comparison.baseline[1].settings)],
         "candidates": [[n, a.digest, dict(a.settings)] for n, a in comparison.candidates],
+        # A torch module's weights do not tell its code.
+        "factories": [a.lineage.get("factory") if a.format == "torch" else None for _, a in models],
         "limits": {label: limit.to_json() for label, limit in asked.items()},
         "occasion": comparison.occasion,
         "inputs": {
@@ -274,6 +277,7 @@ def measure_comparison(
         "own_settings": [tuning.key, tuning.source, tuning.note],
         "protocol": asdict(protocol),
         "machine": digest_of(machine),
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "tools": tool_versions(*_RUNTIME_PACKAGES),
     }
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import edgekd
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
 from edgekd.errors import StorageError, UsageError
-from edgekd.gates.student_t import t_quantile
+from edgekd.gates.student_t import t_interval
 from edgekd.measure import Setting, ledger
 from edgekd.measure.arm import Protocol
 from edgekd.measure.configuration import BATCH, Sweep, SweepableRuntime, Value
@@ -48,14 +46,9 @@ class Swept:
     why_not: str = ""
 
 
-def t_interval(effects: Array, confidence: float) -> tuple[float, float, float]:
+def two_sided_interval(effects: Array, confidence: float) -> tuple[float, float, float]:
     """Mean, lower and upper bound of a two-sided t interval over restarts; unbounded for fewer than two."""
-    n = len(effects)
-    mean = float(np.mean(effects))
-    if n < 2:
-        return mean, -np.inf, np.inf
-    half = t_quantile((1 + confidence) / 2, n - 1) * float(np.std(effects, ddof=1)) / n**0.5
-    return mean, mean - half, mean + half
+    return t_interval(effects, (1 + confidence) / 2)
 
 
 def usable_cpus() -> int:
@@ -119,7 +112,7 @@ def _sweep_one(
     free = objective == THROUGHPUT and artifact.fixed_batch is None and BATCH not in pinned
     batches = [b for b in BATCHES if b <= (scenario.max_batch or BATCHES[-1])] if free else []
     found = sweep(
-        artifact, label, at, space, feeds, cpus=usable_cpus(), interval=t_interval, pinned=pinned,
+        artifact, label, at, space, feeds, cpus=usable_cpus(), interval=two_sided_interval, pinned=pinned,
         batches=batches, protocol=protocol, progress=lambda text: progress(f"{label}: {text}"),
     )  # fmt: skip
     record = Tuned(

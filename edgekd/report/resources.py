@@ -212,7 +212,7 @@ def _placement(found: Evidence, label: str) -> list[str]:
     # A rate is that of a family; it stands beside the operator that takes most of its time.
     families = {f["ops"][0]: f for f in (roofline or {}).get("by_family", ())}
     shown = profile["by_op"][:_TOP_OPS]
-    width = max(len(row["op"]) for row in shown)
+    width = max((len(row["op"]) for row in shown), default=0)
     for row in shown:
         reached = families.get(row["op"], {}).get("share_of_peak")
         note = f"  {_percent(reached)} of the peak" if reached is not None else ""

@@ -30,10 +30,18 @@ def parsed(*args: str) -> argparse.Namespace:
 def test_values_are_true_false_numbers_and_words() -> None:
     given = [
         f"--setting={s}"
-        for s in ("arena=false", "spinning=true", "inter_op_threads=3", "layout=plain", "x=-1")
+        for s in (
+            "arena=false",
+            "spinning=true",
+            "inter_op_threads=3",
+            "layout=plain",
+            "x=-1",
+            "y=--1",
+            "z=²",
+        )
     ]
     assert sweeping.settings(parsed(*given)) == {
-        "arena": False, "spinning": True, "inter_op_threads": 3, "layout": "plain", "x": -1,
+        "arena": False, "spinning": True, "inter_op_threads": 3, "layout": "plain", "x": -1, "y": "--1", "z": "²",
     }  # fmt: skip
     assert sweeping.settings(parsed()) == {}
 

@@ -50,7 +50,9 @@ def test_between_the_bounds_it_says_what_is_missing():
 
 
 def test_at_the_limit_is_within_it():
-    assert judge([33.0] * 459).decision == "pass"
+    gate = judge([33.0] * 459)
+    assert (gate.decision, gate.detail["over"]) == ("pass", 0)
+    assert "0 of 459 calls took longer" in gate.reason
 
 
 def test_the_figures_are_the_quantile_in_milliseconds():
@@ -110,3 +112,18 @@ def test_the_server_is_judged_at_its_rate(tmp_path):
     assert "at 50 queries/s: 0 of 600 queries" in gate.reason
     save_measurement(measurement, tmp_path / "m.json")
     assert judge_absolute(load_measurement(tmp_path / "m.json"), "baseline", max_ms=5.0) == gate
+
+
+@pytest.mark.parametrize("noise", [{"steal": 0.02}, {"pressure_some": 0.3}, {"throttled_us": 5_000}])
+def test_a_disturbed_machine_may_pass_but_never_rejects(noise):
+    slow, quick = timed([50.0] * 1000), timed([10.0] * 1000)
+    disturbed = [
+        replace(m, restarts=(replace(m.restarts[0], ledger={**m.restarts[0].ledger, **noise}),))
+        for m in (slow, quick)
+    ]
+    gate = judge_absolute(disturbed[0], "candidate", percentile="p99", max_ms=33.0)
+    assert gate.decision == "inconclusive"
+    assert "p99 is at least 50 ms (limit 33 ms)" in gate.reason
+    assert "the machine was not quiet" in gate.reason
+    assert judge_absolute(disturbed[1], "candidate", percentile="p99", max_ms=33.0).decision == "pass"
+    assert judge_absolute(slow, "candidate", percentile="p99", max_ms=33.0).decision == "reject"

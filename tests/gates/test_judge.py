@@ -126,6 +126,38 @@ def test_timings_of_the_student_alone_come_first(tmp_path):
     assert "evidence of" in judge_run(tmp_path, whole, chosen).gates[0].reason
 
 
+def test_timings_beside_another_teacher_are_an_error(tmp_path):
+    run = make_run(tmp_path)
+    path = tmp_path / run.candidates[1].test.latency.measurement
+    measurement = load_measurement(path)
+    arms = {k: {**v, "artifact": "sha256:1"} for k, v in measurement.arms.items() if k != "candidate"}
+    save_measurement(replace(measurement, arms={**measurement.arms, **arms}), path)
+    verdict = judge_run(
+        tmp_path, run, policy(tail={"max_ratio": 0.8}, latency_absolute={"percentile": "p90", "max_ms": 5})
+    )
+    assert by_name(verdict)["latency"].decision == by_name(verdict)["tail"].decision == "error"
+    assert by_name(verdict)["latency_absolute"].decision == "pass", "it is of the student alone"
+
+
+def test_a_run_that_redraws_ended_early_does_not_pass(tmp_path):
+    run = make_run(tmp_path)
+    path = tmp_path / run.candidates[1].test.latency.measurement
+    whole = load_measurement(path)
+    rules = {"min_duration_s": 0.5, "min_count": 64}
+    asked = policy(
+        tail={"percentile": "p50", "max_ratio": 0.8}, latency_absolute={"percentile": "p90", "max_ms": 5}
+    )
+    for held, decision in ((True, "pass"), (False, "inconclusive")):
+        save_measurement(replace(whole, scenario_detail={**rules, "held": held}), path)
+        found = by_name(judge_run(tmp_path, run, asked))
+        assert {found[g].decision for g in ("latency", "tail", "latency_absolute")} == {decision}
+    assert "ended before 0.5 s and 64 queries" in found["latency"].reason
+    save_measurement(replace(whole, scenario_detail={**rules, "held": False}), path)
+    assert (
+        by_name(judge_run(tmp_path, run, policy(latency={"max_ratio": 0.1})))["latency"].decision == "reject"
+    )
+
+
 def test_queries_of_a_server_are_no_race(tmp_path):
     run = make_run(tmp_path)
     path = tmp_path / run.candidates[1].test.latency.measurement

@@ -105,6 +105,37 @@ def test_evidence_without_cpu_times_of_one_arm_takes_the_wall_clock() -> None:
     assert CPU_MINIMUM not in choose_statistic(replace(whole, restarts=restarts), "candidate").spread
 
 
+def test_an_accelerator_is_not_timed_by_its_host_s_cpu_clock() -> None:
+    found = choose_statistic(replace(long_calls(busy=0.9), target="cuda:onnxruntime+cuda"), "candidate")
+    assert CPU_MINIMUM not in found.spread
+
+
+@pytest.mark.parametrize("arm", ["baseline", "candidate"])
+@pytest.mark.parametrize("spoil", ["absent", "zero"])
+def test_a_later_restart_without_cpu_times_is_taken_by_the_wall_clock(arm: str, spoil: str) -> None:
+    whole = long_calls(busy=0.9, restarts=6, ratio=1.5)
+    last = whole.restarts[5]
+    kept = {k: v for k, v in last.cpu_blocks.items() if k != arm or spoil == "zero"}
+    if spoil == "zero":
+        kept[arm] = tuple(0 * block for block in kept[arm])
+    restarts = (*whole.restarts[:5], replace(last, cpu_blocks=kept))
+    found = replace(whole, restarts=restarts)
+    assert choose_statistic(found, "candidate").statistic == CPU_MINIMUM
+    effects = restart_effects(found, "candidate", CPU_MINIMUM)
+    assert effects[:5].tolist() == restart_effects(whole, "candidate", CPU_MINIMUM)[:5].tolist()
+    assert effects[5] == restart_effects(whole, "candidate", WALL_MINIMUM)[5]
+    assert judge_latency(found, "candidate", max_ratio=1.02).decision == "reject"
+
+
+@pytest.mark.parametrize("batch", [0, None, "8"])
+def test_a_batch_that_is_none_is_an_error(batch: object) -> None:
+    made = make_measurement()
+    arms = {**made.arms, "candidate": {**made.arms["candidate"], "batch": batch}}
+    gate = judge_latency(replace(made, arms=arms), "candidate", max_ratio=0.6)
+    assert (gate.decision, gate.error_kind) == ("error", "input")
+    assert f"a batch of {batch!r}" in gate.reason
+
+
 @pytest.mark.parametrize("slow", ["candidate", "baseline"])
 def test_calls_are_long_only_where_baseline_and_twin_say_so_in_every_restart(slow: str) -> None:
     whole = long_calls(busy=0.9)

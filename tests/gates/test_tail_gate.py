@@ -8,7 +8,8 @@ import pytest
 from fixtures_run import make_measurement
 
 from edgekd.gates.latency import LOOKS, judge_latency
-from edgekd.gates.tail import MAX_NOISY, judge_tail, least_calls, noise_of, tail_should_stop
+from edgekd.gates.quiet import noise_of
+from edgekd.gates.tail import MAX_NOISY, judge_tail, least_calls, tail_should_stop
 
 QUIET = {"steal": 0.0, "pressure_some": 0.01, "throttled_us": 0}
 LIMIT = {"percentile": "p99", "max_ratio": 1.2}
@@ -160,6 +161,17 @@ def test_a_missing_twin_is_an_error():
         "no arm 'baseline_twin'"
         in judge_tail(replace(measurement, arms=without), "candidate", **LIMIT).reason
     )
+
+
+def test_arms_that_were_fed_other_inputs_have_no_tail_to_compare():
+    made = timed()
+    arms = {
+        name: {**record, "inputs": {"kind": "drawn", "seed": int(name == "candidate"), "examples": None}}
+        for name, record in made.arms.items()
+    }
+    gate = judge_tail(replace(made, arms=arms), "candidate", **LIMIT)
+    assert (gate.decision, gate.error_kind) == ("error", "input")
+    assert "'candidate' was fed other inputs" in gate.reason
 
 
 def test_equal_tails_are_seldom_rejected_and_long_ones_seldom_passed():

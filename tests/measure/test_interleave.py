@@ -67,7 +67,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 def compare(a: Artifact, b: Artifact, protocol: Protocol = QUICK, **more: object) -> Measurement:
     feeds = draw_feeds(a.inputs, seed=0, shapes={})
     arms = arms_of(("a", a, feeds), [("b", b, feeds)])
-    return measure(arms, SETTING, inputs={"kind": "drawn"}, protocol=protocol, **more)  # type: ignore[arg-type]
+    fed = {"kind": "drawn", "seed": 0, "examples": None}
+    return measure(arms, SETTING, inputs={"a": fed, "b": fed}, protocol=protocol, **more)  # type: ignore[arg-type]
+
+
+def test_arms_fed_from_different_sources_are_an_error_of_the_judge(models: dict[str, Artifact]) -> None:
+    feeds = draw_feeds(models["once"].inputs, seed=0, shapes={})
+    arms = arms_of(("a", models["once"], feeds), [("b", models["once"], feeds)])
+    fed = {name: {"kind": "drawn", "seed": seed, "examples": None} for seed, name in enumerate("ab")}
+    protocol = replace(QUICK, min_restarts=1, max_restarts=1, rounds=1)
+    found = measure(arms, SETTING, inputs=fed, protocol=protocol)
+    assert found.arms[TWIN]["inputs"] == found.arms[BASELINE]["inputs"] == fed["a"]
+    gate = judge_latency(found, CANDIDATE, max_ratio=1.02)
+    assert (gate.decision, gate.error_kind) == ("error", "input")
+    assert "'candidate' was fed other inputs than the baseline (seed 1, not 0)" in gate.reason
 
 
 def test_a_planted_twofold_slow_down_is_rejected_and_replays_exactly(

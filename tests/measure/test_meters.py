@@ -214,6 +214,7 @@ def test_how_often_a_command_s_counter_moves_is_seen() -> None:
         ("sh -c 'echo 7; exit 3'", "ended with 3"),
         ("/no/such/command", "failed"),
         ("sleep 20", "timed out"),
+        ("printf '\\377'", "it has to print one number"),
     ],
 )
 def test_a_command_that_gives_no_joules(command: str, message: str) -> None:
@@ -271,3 +272,5 @@ def test_a_meter_asked_for_by_name_has_to_be_there() -> None:
         find_meters("watts", "cpu")
     with pytest.raises(UsageError, match="names no command"):
         find_meters("command: ", "cpu")
+    with pytest.raises(UsageError, match=r"cannot be read \(No closing quotation\); close the"):
+        find_meters("command:cat 'joules", "cpu")

@@ -39,12 +39,12 @@ def test_a_search_brackets_the_highest_valid_rate(truth: float, start: float, fa
 
 
 def test_a_search_gives_up_at_its_floor() -> None:
-    search, tried = Search(rate=100.0, factor=2.0, floor=12.5), []
+    search, tried = Search(rate=100.0, factor=2.0, floor=15.0), []
     while not search.done:
         tried.append(search.rate)
         search.tell(valid=False)
     assert search.low == 0.0
-    assert tried == [100.0, 50.0, 25.0, 12.5], "it halves, and the floor is the last"
+    assert tried == [100.0, 50.0, 25.0, 15.0], "it halves, and the floor is the last"
 
 
 def model(folder: Path, name: str, latency_ns: list[int]) -> Artifact:
@@ -129,6 +129,8 @@ def test_a_disturbed_restart_is_drawn_again_and_its_queries_forgotten(
     scenario = Scenario(name="server", target_qps=500, min_count=20, min_duration_s=0.01)
     found = serve(scenario, [model(tmp_path, "a", [100_000])])
     assert (len(found.restarts), len(found.redrawn), list(found.queries)) == (1, 1, ["0.baseline.0"])
+    assert [t["queries_of"] for t in found.scenario_detail["trials"]] == ["0.baseline.0"]
+    assert len(found.calls_ns(BASELINE)) == 20
 
 
 def test_short_memory_opens_one_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from edgekd.evidence.measurement import Measurement, Restart
 from edgekd.measure import Arm, Protocol, Setting
 from edgekd.measure import sweep as module
 from edgekd.measure.configuration import Configuration, Sweep, shown
-from edgekd.pipeline.sweep import t_interval
+from edgekd.pipeline.sweep import two_sided_interval
 from edgekd.target import parse_target
 from edgekd.testing import write_fake
 
@@ -102,7 +102,7 @@ def search(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         setting = Setting(target=parse_target("cpu:fake"), runtime_paths={})
         return module.sweep(
             artifact, "model", setting, space, lambda batch: {}, cpus=more.pop("cpus", 1),
-            interval=t_interval, **more,
+            interval=two_sided_interval, **more,
         )  # fmt: skip
 
     return run

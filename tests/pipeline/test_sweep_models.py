@@ -25,7 +25,7 @@ from edgekd.measure.scenario import Scenario
 from edgekd.models import open_reference
 from edgekd.pipeline import sweep as collection
 from edgekd.pipeline.collect import Feeds
-from edgekd.pipeline.sweep import sweep_models, t_interval, tuning_of
+from edgekd.pipeline.sweep import sweep_models, tuning_of, two_sided_interval
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.pipeline.tuning import tuning_for
 from edgekd.schemas import load_schema
@@ -203,11 +203,11 @@ def test_files_that_must_stay_as_they_are_are_not_written_to(
 
 def test_the_interval_is_student_s() -> None:
     effects: Array = np.asarray([0.1, 0.2, 0.3])
-    mean, lower, upper = t_interval(effects, 0.95)
+    mean, lower, upper = two_sided_interval(effects, 0.95)
     assert mean == pytest.approx(0.2)
     assert upper - mean == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5)  # t(0.975, 2)
     assert mean - lower == pytest.approx(upper - mean)
-    assert t_interval(np.asarray([0.1]), 0.95) == (pytest.approx(0.1), -np.inf, np.inf)
+    assert two_sided_interval(np.asarray([0.1]), 0.95) == (pytest.approx(0.1), -np.inf, np.inf)
 
 
 def test_the_document_beside_a_bare_file_is_whole_json(planted: Artifact, tmp_path: Path) -> None:

@@ -92,6 +92,13 @@ def test_offline_takes_throughput_settings_with_their_batch(artifact: Artifact) 
     assert objective_of(Scenario(name=OFFLINE)) == "throughput"
 
 
+def test_a_batch_beyond_the_one_asked_for_is_not_used(artifact: Artifact) -> None:
+    model = swept(artifact, objective="throughput", batch=32)
+    capped = tuning(model, scenario=Scenario(name=OFFLINE, max_batch=16))
+    assert (capped.sessions, capped.source) == ({}, "default")
+    assert "its batch 32 is beyond --max-batch 16" in capped.note
+
+
 def test_a_multi_stream_query_is_one_call_of_its_samples(artifact: Artifact) -> None:
     eight = Scenario(name=MULTI_STREAM)
     assert batch_of(eight, artifact, 1) == 8
