@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from edgekd.evidence import Measurement, load_measurement, save_measurement
 from edgekd.evidence.measurement import BASELINE, CANDIDATE
 from edgekd.gates.absolute import judge_absolute
 from edgekd.gates.binomial import most_over
-from edgekd.measure import Protocol, Scenario, Setting, arms_of, ledger
+from edgekd.measure import Protocol, Scenario, Setting, arms_of, ledger, serving
 from edgekd.measure.serving import RESOLUTION, Search, measure_server
 from edgekd.spec import draw_feeds
 from edgekd.target import parse_target
@@ -83,8 +82,9 @@ def test_a_rate_is_kept_query_by_query_and_judged(tmp_path: Path) -> None:
     assert (gates[0].decision, gates[0].n) == ("pass", 60)
 
 
-def test_a_rate_that_is_too_high_is_rejected(tmp_path: Path) -> None:
-    """400 queries/s of 5 ms each: twice what one server can do."""
+def test_a_rate_that_is_too_high_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 queries/s of 5 ms each: twice what one server can do, on whatever machine."""
+    monkeypatch.setattr(ledger, "ledger_between", lambda before, after: {"steal": 0.0, "pressure_some": 0.0})
     scenario = Scenario(name="server", target_qps=400, min_count=120, min_duration_s=0.1)
     found = serve(scenario, [model(tmp_path, "a", [5_000_000])])
     gate = judge_absolute(found, BASELINE, percentile="p50", max_ms=50.0)
@@ -150,11 +150,52 @@ def test_too_few_queries_for_the_rule_say_how_many(tmp_path: Path) -> None:
         serve(Scenario(), [model(tmp_path, "b", [100_000])])
 
 
-def test_arms_of_a_restart_meet_the_same_arrivals(tmp_path: Path) -> None:
-    """Equal models, one schedule: the same queries find the server busy, noise of the machine aside."""
-    models = [model(tmp_path, "a", [3_000_000]), model(tmp_path, "b", [3_000_000])]
-    scenario = Scenario(name="server", target_qps=150, min_count=80, min_duration_s=0.1)
-    found = serve(scenario, models)
-    a, b = (found.queries[f"0.{arm}.0"] for arm in (BASELINE, CANDIDATE))
-    assert np.corrcoef(np.log(a), np.log(b))[0, 1] > 0.3
-    assert math.isfinite(float(a.mean()))
+class Scripted:
+    """Stands in for a child: keeps what it was asked, and answers in a millisecond up to 300 queries/s."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def request(self, call: str, args: dict[str, Any], **_: object) -> tuple[dict[str, Any], list[Any]]:
+        if not call.endswith(":serve"):
+            return {}, []
+        self.asked.append(dict(args))
+        slow = args["rate_qps"] > 300
+        count = (args["most_over"] or 0) + 1 if slow else args["count"]
+        latencies = np.full(count, 90_000_000 if slow else 1_000_000)
+        return {"seconds": 1.0, "over": count if slow else 0, "waited": 0, "late_ns": None}, [latencies]
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    monkeypatch.setattr(Scripted, "asked", [])
+    opened = {"peak_memory_bytes": 1, "placement": {"runtime": "scripted"}}
+    monkeypatch.setattr(serving, "open_arm", lambda *_: (Scripted(), dict(opened)))
+    monkeypatch.setattr(serving, "warm_up", lambda *_: {"calls": 1000, "seconds": 1.0, "steady": True})
+    monkeypatch.setattr(ledger, "redraw_reason", lambda entries: "")
+    return Scripted.asked
+
+
+def test_arms_of_a_restart_meet_the_same_arrivals(tmp_path: Path, scripted: list[dict[str, Any]]) -> None:
+    models = [model(tmp_path, "a", [0]), model(tmp_path, "b", [0])]
+    scenario = Scenario(name="server", target_qps=50, min_count=80, min_duration_s=0.1, seed=9)
+    serve(scenario, models, protocol=Protocol(min_restarts=2, max_restarts=2))
+    assert [a["seed"] for a in scripted] == [[9, 0], [9, 0], [9, 1], [9, 1]]
+    assert {(a["rate_qps"], a["count"], a["most_over"]) for a in scripted} == {(50, 40, None)}
+
+
+def test_a_search_starts_at_half_the_speed_and_later_where_the_last_one_ended(
+    tmp_path: Path, scripted: list[dict[str, Any]]
+) -> None:
+    scenario = Scenario(name="server", bound_ms=50)
+    found = serve(scenario, [model(tmp_path, "a", [0])], protocol=Protocol(min_restarts=2, max_restarts=2))
+    first, second = found.scenario_detail["max_qps"][BASELINE]
+    assert 300 / (1 + RESOLUTION) <= first <= 300
+    assert 300 / (1 + RESOLUTION) <= second <= 300
+    rates = [[t["rate_qps"] for t in found.scenario_detail["trials"] if t["restart"] == i] for i in (0, 1)]
+    assert rates[0][:2] == [500.0, 250.0]
+    assert rates[1][0] == first
+    assert len(rates[1]) < len(rates[0])
+    for args in scripted:
+        assert args["bound_ns"] == 50_000_000
+        assert args["count"] >= max(662, args["rate_qps"] * 1.0), "twenty bounds make a second"
+        assert args["most_over"] == most_over(args["count"], 0.99)
