@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     scatter = verbs.add_parser("scatter", help="what scatters between restarts of one model")
     scatter.add_argument("model", metavar="MODEL.onnx", type=Path)
     scatter.add_argument("--restarts", metavar="N", type=int, default=20, help="per variant (default: 20)")
-    scatter.add_argument("--shape", metavar="NAME=SHAPE", action="append", default=[], help="as edgekd bench's")
+    scatter.add_argument(
+        "--shape", metavar="NAME=SHAPE", action="append", default=[], help="as edgekd bench's"
+    )
     return parser
 
 

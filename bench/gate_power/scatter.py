@@ -83,7 +83,10 @@ class Scatter:
 
 def _logs(measurement: Measurement) -> NDArray[np.float64]:
     """Log ratios of block minima, (3 pairs x restarts, rounds)."""
-    arms = [np.asarray([[float(b.min()) for b in r.blocks[a]] for r in measurement.restarts]) for a in measurement.arms]
+    arms = [
+        np.asarray([[float(b.min()) for b in r.blocks[a]] for r in measurement.restarts])
+        for a in measurement.arms
+    ]
     pairs = [np.log(arms[j] / arms[i]) for i in range(3) for j in range(i + 1, 3)]
     return np.concatenate(pairs)
 
@@ -145,5 +148,7 @@ def table(found: dict[str, Scatter]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, s in found.items():
         cells = [name, str(s.pairs), *(f"{100 * s.by_rounds[k]:.2f} %" for k in rounds)]
-        lines.append("| " + " | ".join([*cells, f"{100 * s.between:.2f} %", f"{100 * s.round_noise:.2f} %"]) + " |")
+        lines.append(
+            "| " + " | ".join([*cells, f"{100 * s.between:.2f} %", f"{100 * s.round_noise:.2f} %"]) + " |"
+        )
     return lines

@@ -98,7 +98,13 @@ def _stored(args: argparse.Namespace) -> int:
         )
     ):
         raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
-    untouched = {"batch": 1, "threads": None, "target": "cpu:onnxruntime", "scenario": "single-stream", "shape": []}
+    untouched = {
+        "batch": 1,
+        "threads": None,
+        "target": "cpu:onnxruntime",
+        "scenario": "single-stream",
+        "shape": [],
+    }
     if given := [name for name, value in untouched.items() if getattr(args, name) != value]:
         raise UsageError(
             f"--{given[0]} says how to measure, and a stored run is only judged",
