@@ -98,7 +98,7 @@ def _stored(args: argparse.Namespace) -> int:
         )
     ):
         raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
-    untouched = {
+    untouched: dict[str, object] = {
         "batch": 1,
         "threads": None,
         "target": "cpu:onnxruntime",

@@ -103,7 +103,8 @@ def tuning_for(
             machine=machine,
         )
         if tuned is not None and scenario.max_batch is not None and tuned.batch > scenario.max_batch:
-            tuned, why = None, f"its batch {tuned.batch} is beyond --max-batch {scenario.max_batch}"
+            why = f"its batch {tuned.batch} is beyond --max-batch {scenario.max_batch}"
+            tuned = None
         if tuned is None:
             missing[label] = why
         else:
