@@ -134,6 +134,18 @@ def cpus_for(restart: int, threads: int) -> tuple[int, ...]:
     return tuple(sorted(available[(restart * threads + k) % len(available)] for k in range(threads)))
 
 
+def cpus_of(arms: Sequence[Arm], setting: Setting, restart: int) -> tuple[int, ...]:
+    """CPUs of all arms of a restart: those of other thread counts have others, and the ledger watches all."""
+    counts = {arm.threads or setting.threads for arm in arms}
+    return tuple(sorted({cpu for count in counts for cpu in cpus_for(restart, count)}))
+
+
+def inputs_of(arm: Arm, inputs: Mapping[str, Any]) -> Any:
+    """The record of an arm's feeds; a twin is fed what the baseline is."""
+    name = BASELINE if arm.name in (BASELINE, TWIN) else arm.label
+    return inputs.get(name, inputs.get(arm.label.removesuffix(TWIN_SUFFIX)))
+
+
 def open_arm(
     arm: Arm, setting: Setting, restart: int, stack: ExitStack
 ) -> tuple[ChildProcess, dict[str, Any]]:

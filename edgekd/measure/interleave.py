@@ -13,9 +13,9 @@ from edgekd.child import ChildProcess
 from edgekd.child.wire import encode
 from edgekd.data.example import Array
 from edgekd.errors import ChildError
-from edgekd.evidence.measurement import BASELINE, TWIN, Measurement, Restart
+from edgekd.evidence.measurement import BASELINE, Measurement, Restart
 from edgekd.measure import ledger
-from edgekd.measure.arm import TWIN_SUFFIX, Arm, Protocol, Setting, cpus_for, open_arm, warm_up
+from edgekd.measure.arm import Arm, Protocol, Setting, cpus_of, inputs_of, open_arm, warm_up
 from edgekd.target import check_threads
 
 _BLOCK = encode({"call": "edgekd.measure.operations:run_block", "args": {}})
@@ -45,9 +45,7 @@ class _Race:
         Raises:
             _CrowdedError: the arms do not fit into memory together.
         """
-        counts = {a.threads or self.setting.threads for a in self.arms}
-        # Arms of other thread counts have other CPUs: the ledger watches all of them.
-        cpus = tuple(sorted({c for count in counts for c in cpus_for(index, count)}))
+        cpus = cpus_of(self.arms, self.setting, index)
         order = list(self.arms)
         self.rng.shuffle(order)
         blocks: dict[str, list[list[Array]]] = {a.name: [] for a in self.arms}
@@ -75,12 +73,7 @@ class _Race:
                     blocks[name].append(child.read(reply)[1])
                 children[name].update(child.request(_USE, {})[0])
                 children[name]["grown_bytes"] = _growth(warmup[name], children[name])
-        entries = ledger.ledger_between(before, after)
-        switches = [c.get("involuntary_switches") for c in children.values()]
-        known = [s for s in switches if s is not None]
-        entries["involuntary_switches"] = sum(known) if len(known) == len(switches) else None
-        if entries["involuntary_switches"] is None:
-            entries["absent"].append("involuntary_switches")
+        entries = ledger.with_switches(ledger.ledger_between(before, after), children)
         return Restart(
             blocks={name: tuple(made[0] for made in rounds) for name, rounds in blocks.items()},
             cpu_blocks={
@@ -138,12 +131,6 @@ def _growth(warm: Mapping[str, Any], end: Mapping[str, Any]) -> int | None:
     return None if before is None or after is None else after - before
 
 
-def _inputs_of(arm: Arm, inputs: Mapping[str, Any]) -> Any:
-    """The record of an arm's feeds; a twin is fed what the baseline is."""
-    name = BASELINE if arm.name in (BASELINE, TWIN) else arm.label
-    return inputs.get(name, inputs.get(arm.label.removesuffix(TWIN_SUFFIX)))
-
-
 def measure(
     arms: Sequence[Arm],
     setting: Setting,
@@ -177,7 +164,7 @@ def measure(
     redrawn: list[str] = []
     wall, cpu = time.monotonic(), time.process_time()
     measurement = Measurement(
-        arms={a.name: {**a.record(setting), "inputs": _inputs_of(a, inputs)} for a in arms},
+        arms={a.name: {**a.record(setting), "inputs": inputs_of(a, inputs)} for a in arms},
         target=str(setting.target),
         scenario="single-stream",
         batch=setting.batch,

@@ -165,6 +165,15 @@ def ledger_between(before: Snapshot, after: Snapshot) -> dict[str, Any]:
     return {**entries, "absent": [name for name, value in entries.items() if value is None]}
 
 
+def with_switches(entries: Mapping[str, Any], children: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The entries of a restart with the involuntary switches of its children; absent where one does not tell."""
+    switches = [child.get("involuntary_switches") for child in children.values()]
+    known = [s for s in switches if s is not None]
+    if len(known) == len(switches):
+        return {**entries, "involuntary_switches": sum(known)}
+    return {**entries, "involuntary_switches": None, "absent": [*entries["absent"], "involuntary_switches"]}
+
+
 def redraw_reason(entries: Mapping[str, Any]) -> str:
     """Why a restart does not count; empty when it does. Sees the ledger only, never a timing."""
     steal, move = entries.get("steal"), entries.get("clock_move")

@@ -19,7 +19,7 @@ from edgekd.data.example import Array
 from edgekd.errors import ChildError, UsageError
 from edgekd.evidence.measurement import BASELINE, SERVER, Measurement, Restart
 from edgekd.measure import ledger
-from edgekd.measure.arm import Arm, Protocol, Setting, cpus_for, open_arm, warm_up
+from edgekd.measure.arm import Arm, Protocol, Setting, cpus_of, inputs_of, open_arm, warm_up
 from edgekd.measure.scenario import BOUNDS_PER_TRIAL, Scenario
 from edgekd.target import check_threads
 
@@ -155,7 +155,7 @@ class _Serving:
 
     def restart(self, attempt: int, index: int) -> Restart:
         """Every arm in a fresh child: one trial at the asked rate, or a whole search."""
-        cpus = cpus_for(attempt, max(a.threads or self.setting.threads for a in self.arms))
+        cpus = cpus_of(self.arms, self.setting, attempt)
         servers = _Servers(self.setting, self.protocol, attempt, len(self.arms), self.together)
         order = list(self.arms)
         self.rng.shuffle(order)
@@ -173,10 +173,7 @@ class _Serving:
         finally:
             servers.kill()
         self.together = servers.together
-        entries = ledger.ledger_between(before, after)
-        entries["involuntary_switches"] = sum(
-            c.get("involuntary_switches") or 0 for c in servers.children.values()
-        )
+        entries = ledger.with_switches(ledger.ledger_between(before, after), servers.children)
         return Restart(
             blocks={a.name: () for a in self.arms},
             order=tuple(a.name for a in order),
@@ -302,7 +299,7 @@ def measure_server(
     protocol = protocol or Protocol()
     serving = _Serving(arms, setting, scenario, protocol, most_over, random.Random(protocol.seed))
     measurement = Measurement(
-        arms={a.name: a.record(setting) for a in arms},
+        arms={a.name: {**a.record(setting), "inputs": inputs_of(a, inputs)} for a in arms},
         target=str(setting.target),
         scenario=SERVER,
         batch=setting.batch,
