@@ -28,7 +28,7 @@ ALL = [block for page in PAGES for block in blocks(page)]
 #: Blocks that are not run here, by page and first command, each with the reason.
 NOT_RUN = {
     ("README.md", "make demo"): "sets up an environment and runs this test suite again",
-    ("README.md", "apt install make git python3-venv"): "installs packages of the system, as root",
+    ("README.md", "apt install make git python3-venv time"): "installs packages of the system, as root",
     (
         "README.md",
         "pip install '.[ort]'",
@@ -48,6 +48,10 @@ NOT_RUN = {
         "docs/gate_power.md",
         "python bench/gate_power report runs/gate-power/{quiet,loaded,quiet-alone,burst,long-quiet} --out docs/results",
     ): "needs the studies of the block before",
+    (
+        "docs/gate_power.md",
+        "python bench/gate_power scatter student.onnx --restarts 20",
+    ): "measures for minutes on a quiet machine; tests/bench checks its arithmetic",
     (
         "docs/gate_power.md",
         "python bench/gate_power/load.py --condition loaded --seconds 60",

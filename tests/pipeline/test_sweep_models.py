@@ -78,7 +78,6 @@ def test_a_planted_setting_is_found_kept_and_used_again(planted: Artifact, tmp_p
     assert dict(best.settings) == {"fast": True}
     outcomes = {k: t.outcome for t in swept.sweep.trials for k in t.changes if t.stage == "settings"}
     assert outcomes == {"fast": "better", "idle": outcomes["idle"], "wrong": "other answers"}
-    assert outcomes["idle"] != "better"
     assert swept.sweep.confirmation is not None
     assert swept.sweep.confirmation.ratio == pytest.approx(0.5, rel=0.25)
     assert all(line.startswith("model: ") for line in said)

@@ -160,7 +160,7 @@ def test_measuring_stops_when_all_limits_are_decided(
     asked: list[Asked], models: Models, job: MakeJob
 ) -> None:
     collect_test(job({**RATIO, **ABSOLUTE}, teacher=models["teacher"]), models["student"])
-    measurement = make_measurement(ratio=0.5, restarts=16, calls=8)
+    measurement = make_measurement(ratio=0.5, restarts=16, calls=20)
     arms = {
         arm: {**r, "name": "student" if arm == "candidate" else arm} for arm, r in measurement.arms.items()
     }
@@ -169,7 +169,7 @@ def test_measuring_stops_when_all_limits_are_decided(
         k for k in range(4, 17)
         if asked[0].stop(replace(measurement, restarts=measurement.restarts[:k]))
     ]  # fmt: skip
-    assert stops == [6, 8, 12, 16], "80 calls a restart: 459 are there at the look after six"
+    assert stops == [8, 12, 16], "200 calls a restart: 1,307 are there at the look after eight"
 
 
 def model(*shape: int | str) -> Artifact:
