@@ -12,7 +12,7 @@ from pytest_benchmark.utils import parse_compare_fail
 from scipy import stats
 
 from edgekd.evidence.measurement import BASELINE, CANDIDATE
-from edgekd.gates.latency import LOOKS
+from edgekd.gates.looks import LOOKS
 from edgekd.gates.student_t import t_quantile
 
 Trial = Mapping[str, Any]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.gates import latency
+from edgekd.gates import looks
 from edgekd.measure import ledger
 from edgekd.stages import StageStore, tool_versions
 from gate_power.calibrate import Models, machine, prepare, setting
@@ -65,8 +65,8 @@ def study_key(request: Request, models: Models) -> dict[str, Any]:
         "together": request.together,
         "models": models.digests,
         "protocol": protocol_record(),
-        "looks": list(latency.LOOKS),
-        "alpha": latency.ALPHA,
+        "looks": list(looks.LOOKS),
+        "alpha": looks.ALPHA,
         "sources_sha256": source_digest(),
         "machine": machine(),
         "affinity": sorted(os.sched_getaffinity(0)),

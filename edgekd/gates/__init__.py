@@ -5,7 +5,8 @@
 
 from edgekd.gates.accuracy import judge_accuracy
 from edgekd.gates.judge import judge_run, select_candidates
-from edgekd.gates.latency import LOOKS, judge_latency, should_stop, summarise
+from edgekd.gates.latency import judge_latency, should_stop, summarise
+from edgekd.gates.looks import LOOKS
 from edgekd.gates.size import judge_size
 from edgekd.gates.verdict import (
     CandidateVerdict,

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
 from edgekd.evidence.measurement import TWIN, Measurement
+from edgekd.gates.looks import CONFIDENCE, LOOKS, Look, deciding_look
 from edgekd.gates.statistic import (
     CPU_MINIMUM,
     WALL_MINIMUM,
@@ -27,62 +27,14 @@ from edgekd.gates.statistic import (
 from edgekd.gates.student_t import t_interval
 from edgekd.gates.verdict import Decision, Gate
 
-LOOKS = (4, 6, 8, 12, 16)
-ALPHA = 0.016
-CONFIDENCE = 1 - ALPHA
-TWIN_ALPHA = 0.001
 METHOD = "interleaved, {statistic}, sequential t over restarts"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """What one look saw; natural logarithms of ratios."""
-
-    decision: Decision | None
-    restarts: int
-    effect: float
-    bounds: tuple[float, float]
-    twin: float
-    twin_bounds: tuple[float, float]
-    widened: bool
-    choice: Choice
-
-
-def _look(effects: Array, twins: Array, restarts: int, limit: float, choice: Choice) -> _Look:
-    """One look at the first ``restarts`` restarts, against log ``limit``."""
-    effect, lower, upper = t_interval(effects[:restarts], CONFIDENCE)
-    twin, twin_lower, twin_upper = t_interval(twins[:restarts], 1 - TWIN_ALPHA / 2)
-    decision: Decision | None = "pass" if upper < limit else "reject" if lower > limit else None
-    widened = False
-    if decision is not None and not twin_lower <= 0 <= twin_upper:
-        lower, upper, widened = lower - abs(twin), upper + abs(twin), True
-        if lower <= limit <= upper:
-            decision = "inconclusive"
-    return _Look(
-        decision=decision,
-        restarts=restarts,
-        effect=effect,
-        bounds=(lower, upper),
-        twin=twin,
-        twin_bounds=(twin_lower, twin_upper),
-        widened=widened,
-        choice=choice,
-    )
-
-
-def _replay(measurement: Measurement, arm: str, limit: float) -> _Look | None:
-    """The first look that decides, else the last one that was reached; None before the first."""
+def _replay(measurement: Measurement, arm: str, limit: float) -> tuple[Look | None, Choice]:
     choice = choose_statistic(measurement, arm)
     effects = restart_effects(measurement, arm, choice.statistic)
     twins = restart_effects(measurement, TWIN, choice.statistic)
-    found = None
-    for restarts in LOOKS:
-        if restarts > len(effects):
-            break
-        found = _look(effects, twins, restarts, limit, choice)
-        if found.decision is not None:
-            break
-    return found
+    return deciding_look(effects, twins, limit), choice
 
 
 def should_stop(measurement: Measurement, comparisons: Iterable[tuple[str, float]]) -> bool:
@@ -103,7 +55,7 @@ def should_stop(measurement: Measurement, comparisons: Iterable[tuple[str, float
     for arm, ratio in comparisons:
         if unusable(measurement, arm):
             continue
-        look = _replay(measurement, arm, math.log(ratio))
+        look, _ = _replay(measurement, arm, math.log(ratio))
         if look is None or look.decision is None:
             return False
     return True
@@ -159,7 +111,7 @@ def judge_latency(
         return answer("error", trouble, error_kind="input", n=len(measurement.restarts))
 
     done = len(measurement.restarts)
-    look = _replay(measurement, arm, math.log(max_ratio))
+    look, choice = _replay(measurement, arm, math.log(max_ratio))
     thrown = f", {len(measurement.redrawn)} redrawn" if measurement.redrawn else ""
     if look is None:
         effects = restart_effects(measurement, arm)
@@ -171,13 +123,13 @@ def judge_latency(
             n=done,
             detail={"restarts": done, "redrawn": len(measurement.redrawn)},
         )
-    statistic = look.choice.statistic
+    statistic = choice.statistic
     lower, upper = math.exp(look.bounds[0]), math.exp(look.bounds[1])
     ratio = math.exp(look.effect)
     decision: Decision = look.decision or "inconclusive"
     return answer(
         decision,
-        _sentence(gate, against, decision, ratio, (lower, upper), max_ratio, look, done, thrown),
+        _sentence(gate, against, decision, ratio, (lower, upper), max_ratio, look, done, thrown, statistic),
         estimate=ratio,
         interval=(lower, upper),
         confidence=CONFIDENCE,
@@ -190,7 +142,7 @@ def judge_latency(
             "a_a_interval": [math.exp(x) for x in look.twin_bounds],
             "widened": look.widened,
             "statistic": statistic,
-            "a_a_spread": dict(look.choice.spread),
+            "a_a_spread": dict(choice.spread),
         },
     )
 
@@ -202,13 +154,14 @@ def _sentence(
     ratio: float,
     interval: tuple[float, float],
     limit: float,
-    look: _Look,
+    look: Look,
     done: int,
     thrown: str,
+    statistic: str,
 ) -> str:
     show = _slower if gate == "regression" else _times
     lower, upper = interval
-    clock = ", by the CPU clock" if look.choice.statistic == CPU_MINIMUM else ""
+    clock = ", by the CPU clock" if statistic == CPU_MINIMUM else ""
     bound = f"at least {show(lower)}" if decision == "reject" else f"at most {show(upper)}"
     text = (
         f"student takes {show(ratio)} of the {against}'s time, {bound} (limit {show(limit)}) "

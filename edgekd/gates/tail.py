@@ -17,11 +17,10 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import UsageError
 from edgekd.evidence.measurement import BASELINE, OFFLINE, SERVER, TWIN, Measurement, level_of
-from edgekd.gates.latency import CONFIDENCE, LOOKS, TWIN_ALPHA
+from edgekd.gates.looks import CONFIDENCE, LOOKS, Look, deciding_look
 from edgekd.gates.quantiles import restart_quantiles
 from edgekd.gates.quiet import READINGS, noise_of, worst_noise
 from edgekd.gates.statistic import unusable
-from edgekd.gates.student_t import t_interval
 from edgekd.gates.verdict import Decision, Gate
 
 GATE = "tail"
@@ -29,38 +28,6 @@ METHOD = "quantile of raw calls per restart, sequential t over quiet restarts"
 
 #: Once this many restarts were not quiet, more of them are not worth their time (METHOD's number of redraws).
 MAX_NOISY = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
-    """One look; natural logarithms of ratios."""
-
-    decision: Decision | None
-    restarts: int
-    effect: float
-    bounds: tuple[float, float]
-    twin: float
-    widened: bool
-
-
-def _look(effects: Array, twins: Array, limit: float) -> _Look:
-    effect, lower, upper = t_interval(effects, CONFIDENCE)
-    twin, twin_lower, twin_upper = t_interval(twins, 1 - TWIN_ALPHA / 2)
-    decision: Decision | None = "pass" if upper < limit else "reject" if lower > limit else None
-    widened = False
-    if decision is not None and not twin_lower <= 0 <= twin_upper:
-        # The machine favours one process over its twin by this much, so it may have favoured the student, too.
-        lower, upper, widened = lower - abs(twin), upper + abs(twin), True
-        if lower <= limit <= upper:
-            decision = "inconclusive"
-    return _Look(
-        decision=decision,
-        restarts=len(effects),
-        effect=effect,
-        bounds=(lower, upper),
-        twin=twin,
-        widened=widened,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +39,9 @@ class _Quiet:
     noisy: tuple[str, ...]
     absent: tuple[str, ...]
 
-    def look(self, limit: float) -> _Look | None:
-        """The first look that decides, else the last one reached; None before the first."""
-        found = None
-        for k in LOOKS:
-            if k > len(self.effects):
-                break
-            found = _look(self.effects[:k], self.twins[:k], limit)
-            if found.decision is not None:
-                break
-        return found
+    def look(self, limit: float) -> Look | None:
+        """See :func:`edgekd.gates.looks.deciding_look`."""
+        return deciding_look(self.effects, self.twins, limit)
 
 
 def _quiet(measurement: Measurement, arm: str, level: float) -> _Quiet:

@@ -10,7 +10,8 @@ from scipy.stats import t as reference
 
 from edgekd.errors import EvidenceError
 from edgekd.evidence.measurement import load_measurement, save_measurement
-from edgekd.gates.latency import LOOKS, judge_latency, ratio_of, should_stop, summarise
+from edgekd.gates.latency import judge_latency, ratio_of, should_stop, summarise
+from edgekd.gates.looks import LOOKS
 from edgekd.gates.statistic import restart_effects
 
 LIMIT = 1.02

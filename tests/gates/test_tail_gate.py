@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from fixtures_run import make_measurement
 
-from edgekd.gates.latency import LOOKS, judge_latency
+from edgekd.gates.latency import judge_latency
+from edgekd.gates.looks import LOOKS
 from edgekd.gates.quiet import noise_of
 from edgekd.gates.tail import MAX_NOISY, judge_tail, least_calls, tail_should_stop
 

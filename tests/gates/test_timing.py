@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from fixtures_run import make_measurement
 
-from edgekd.gates.latency import LOOKS
+from edgekd.gates.looks import LOOKS
 from edgekd.gates.timing import TimingLimits
 
 RATIO = TimingLimits(max_ratio=0.8)
