@@ -6,6 +6,7 @@
 #   make bench    how fast EdgeKD itself is (pytest-benchmark)
 #   make gate-power  how often the latency gate is wrong here, in five minutes (runs/gate-power/)
 #   make cifar    the CIFAR-10 example in full (runs/cifar10/; needs EDGEKD_DATA, hours on two cores)
+#   make browser  Debian's chromium, chromium-driver and git-lfs, which some tests want (as root)
 #   make wheel    dist/edgekd-*.whl
 #   make clean    removes the environment, built wheels and caches; never a run
 #
@@ -26,7 +27,7 @@ VENV := .venv
 STAMP := $(VENV)/edgekd-installed
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test lint format bench gate-power cifar wheel clean setup
+.PHONY: demo test lint format bench gate-power cifar browser wheel clean setup
 
 demo: setup
 	@$(VENV)/bin/edgekd demo
@@ -54,6 +55,12 @@ gate-power: setup
 
 cifar: setup
 	@$(VENV)/bin/edgekd run examples/cifar10/recipe.yaml --out runs/cifar10
+
+browser:
+	@if ! command -v chromedriver >/dev/null || ! command -v chromium >/dev/null || ! command -v git-lfs >/dev/null; then
+	    apt-get update -qq
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver git-lfs
+	fi
 
 wheel: setup
 	@$(RUN) build --wheel --no-isolation --outdir dist

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgekd.errors import EvidenceError, ModelError
 from edgekd.files import digest_of, read_json, sha256_file, write_json
+from edgekd.prepare import bring_files, carried_files, locate_inside, relative_prepare
 from edgekd.spec import TensorSpec
 
 ARTIFACT_SCHEMA = "edgekd.artifact/1"
@@ -50,7 +51,8 @@ class Artifact:
         dtype: precision in ONNX spelling: ``"float32"``, ``"int8"``, ...
         files: every file that belongs to it, sorted by path.
         inputs, outputs: the tensors at its boundary.
-        prepare: how an example becomes feeds (the task's keys: ``mean``, ``std``, ``scale``, ``layout``, ...).
+        prepare: how an example becomes feeds (the task's keys: ``mean``, ``layout``, ``tokenizer``, ...); files that it
+            names belong to ``files``, wherever they are (:mod:`edgekd.prepare`).
         output: ``{"name": ..., "kind": "logits" | "probs"}`` of the output that holds the answer; may be empty.
         lineage: which model, recipe, calibration set and tool versions made it.
         settings: session settings chosen for it (graph level, arena); may be empty.
@@ -104,16 +106,37 @@ class Artifact:
             "files": [f.to_json() for f in self.files],
             "inputs": [s.to_json() for s in self.inputs],
             "outputs": [s.to_json() for s in self.outputs],
-            "prepare": dict(self.prepare),
+            "prepare": relative_prepare(self.prepare, self.folder),
             "output": dict(self.output),
             "lineage": dict(self.lineage),
             "settings": dict(self.settings),
             "tuned": {target: [dict(r) for r in records] for target, records in self.tuned.items()},
         }
 
+    def with_prepare(self, prepare: Mapping[str, Any]) -> Artifact:
+        """The same model, prepared otherwise: the files of the old ``prepare`` go, those of the new one come.
+
+        Raises:
+            InputError: a file that cannot be read.
+        """
+        old = {name for name, _ in carried_files(self.prepare, self.folder).values()}
+        records = [f for f in self.files if f.path not in old]
+        for name, source in carried_files(prepare, self.folder).values():
+            if name in {f.path for f in records}:
+                raise ModelError(f"{source} has the name of another file of the model", "rename it")
+            records.append(replace(record_file(source.parent, source.name), path=name))
+        return replace(self, prepare=prepare, files=tuple(sorted(records, key=lambda f: f.path)))
+
+    def file_path(self, name: str) -> Path:
+        """Where the file of this name in ``files`` is; a recipe's tokenizer need not be in ``folder`` yet."""
+        carried = dict(carried_files(self.prepare, self.folder).values())
+        return carried.get(name, self.folder / name)
+
     def save(self) -> None:
-        """Write ``artifact.json`` beside the files."""
-        write_json(self.folder / ARTIFACT_FILE, self.to_json())
+        """Write ``artifact.json`` beside the files, and copy the files of ``prepare`` there."""
+        whole = self.with_prepare(self.prepare)
+        bring_files(whole.prepare, whole.folder)
+        write_json(whole.folder / ARTIFACT_FILE, whole.to_json())
 
     def copy_to(self, folder: Path) -> Artifact:
         """Copy the files into ``folder`` (which exists) and write ``artifact.json`` there."""
@@ -121,8 +144,12 @@ class Artifact:
         for name in sorted({self.entry, *(f.path for f in self.files)}):
             dst = folder / name
             dst.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.folder / name, dst)
-        moved = replace(self, folder=folder)
+            shutil.copyfile(self.file_path(name), dst)
+        prepare = {
+            k: str(folder.resolve() / name)
+            for k, (name, _) in carried_files(self.prepare, self.folder).items()
+        }
+        moved = replace(self, folder=folder, prepare={**self.prepare, **prepare})
         moved.save()
         return moved
 
@@ -151,7 +178,7 @@ def load_artifact(folder: Path, *, check: bool = True) -> Artifact:
             files=files,
             inputs=tuple(TensorSpec.from_json(s) for s in value["inputs"]),
             outputs=tuple(TensorSpec.from_json(s) for s in value["outputs"]),
-            prepare=value.get("prepare", {}),
+            prepare=dict(value.get("prepare", {})),
             output=value.get("output", {}),
             lineage=value.get("lineage", {}),
             settings=value.get("settings", {}),
@@ -178,4 +205,4 @@ def load_artifact(folder: Path, *, check: bool = True) -> Artifact:
                 f"{folder / f.path} was altered: sha256 {found.sha256[:12]}…, recorded {f.sha256[:12]}…",
                 "export the model again",
             )
-    return artifact
+    return artifact.with_prepare(locate_inside(artifact.prepare, folder, ARTIFACT_FILE))

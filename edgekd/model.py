@@ -10,6 +10,7 @@ from typing import Any
 from edgekd.artifact import Artifact, record_file
 from edgekd.errors import EvidenceError, ModelError
 from edgekd.files import read_json, write_json
+from edgekd.prepare import bring_files, locate_inside, relative_prepare
 from edgekd.spec import TensorSpec
 
 MODEL_SCHEMA = "edgekd.model/1"
@@ -53,21 +54,22 @@ class Model:
             "parameters": self.parameters,
             "inputs": [s.to_json() for s in self.inputs],
             "outputs": [s.to_json() for s in self.outputs],
-            "prepare": dict(self.prepare),
+            "prepare": relative_prepare(self.prepare, self.folder),
             "output": dict(self.output),
             "lineage": dict(self.lineage),
         }
 
     def save(self) -> None:
-        """Write ``model.json``; the weights must be there already."""
+        """Write ``model.json``, and copy the files of ``prepare`` there; the weights must be there already."""
+        bring_files(self.prepare, self.folder)
         write_json(self.folder / MODEL_FILE, self.to_json())
 
     def as_artifact(self) -> Artifact:
         """The same files seen by a runtime of format ``torch``.
 
-        Only the weights carry the size: ``model.json`` is our own bookkeeping.
+        Only the weights (and a tokenizer) carry the size: ``model.json`` is our own bookkeeping.
         """
-        return Artifact(
+        artifact = Artifact(
             folder=self.folder,
             entry=MODEL_FILE,
             format="torch",
@@ -75,10 +77,10 @@ class Model:
             files=(record_file(self.folder, self.weights),),
             inputs=self.inputs,
             outputs=self.outputs,
-            prepare=self.prepare,
             output=self.output,
             lineage={"factory": self.factory, **self.lineage},
         )
+        return artifact.with_prepare(self.prepare)
 
 
 def load_model(folder: Path) -> Model:
@@ -98,7 +100,7 @@ def load_model(folder: Path) -> Model:
             parameters=int(value["parameters"]),
             inputs=tuple(TensorSpec.from_json(s) for s in value["inputs"]),
             outputs=tuple(TensorSpec.from_json(s) for s in value["outputs"]),
-            prepare=value.get("prepare", {}),
+            prepare=locate_inside(value.get("prepare", {}), folder, MODEL_FILE),
             output=value.get("output", {}),
             lineage=value.get("lineage", {}),
         )

@@ -16,6 +16,7 @@ from edgekd.errors import EvidenceError, ModelError, UsageError
 from edgekd.files import sha256_file
 from edgekd.model import MODEL_FILE, Model, load_model
 from edgekd.plugins import load_plugin
+from edgekd.prepare import TOKENIZER_FILE, locate_files, prepare_key
 from edgekd.stages import StageStore, tool_versions
 from edgekd.tuned import read_beside
 
@@ -66,7 +67,7 @@ def materialise(
         )
     key = {
         "factory": factory_digest(factory, search),
-        "prepare": dict(prepare),
+        "prepare": prepare_key(prepare),
         "weights": sha256_file(weights) if weights else None,
         "training": None,
         "teacher": None,
@@ -146,7 +147,7 @@ def _open_file(path: Path) -> Artifact | Model:
         if recorded is not None:
             return recorded
         read: Artifact = load_plugin("edgekd.exporters", _FORMATS[ending])().read(path)
-        return replace(read, tuned=read_beside(read))
+        return replace(_with_tokenizer_beside(read), tuned=read_beside(read))
     if ending == ".safetensors":
         if not (path.parent / MODEL_FILE).is_file():
             raise ModelError(
@@ -163,6 +164,14 @@ def _open_file(path: Path) -> Artifact | Model:
     if ending in _LATER:
         raise ModelError(f"{path} is a {_LATER[ending]} file, which cannot be read yet", _SUPPORTED)
     raise UsageError(f"model {path} has the unknown ending {ending!r}", _SUPPORTED)
+
+
+def _with_tokenizer_beside(read: Artifact) -> Artifact:
+    """A model of token ids takes the ``tokenizer.json`` beside it, where export tools leave it."""
+    beside = read.folder / TOKENIZER_FILE
+    if not beside.is_file() or not any(s.dtype in ("int64", "int32") for s in read.inputs):
+        return read
+    return read.with_prepare(locate_files({"tokenizer": TOKENIZER_FILE}, read.folder))
 
 
 def _recorded(path: Path) -> Artifact | None:

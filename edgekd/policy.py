@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edgekd.errors import UsageError
 from edgekd.evidence.measurement import OFFLINE, SERVER, level_of
+from edgekd.evidence.run import fidelity_reference
 from edgekd.measure.scenario import Scenario
 
 
@@ -27,13 +29,81 @@ def _percentile(text: str) -> str:
 
 Positive = Annotated[float, Field(gt=0)]
 Percentile = Annotated[str, AfterValidator(_percentile)]
+#: What a student's answers may be compared with; ``float32`` is the student's own before quantization.
+Against = Literal["teacher", "naive", "float32", "baseline"]
+#: Margins where none is given, fractions (METHOD, section 2): a point against others, half against one's own float32.
+_MARGINS: dict[str, float] = {"float32": 0.005}
+_MARGIN = 0.01
 
 
 class AccuracyGate(Block):
-    """``gates.accuracy``: how far below its reference the student may be, as a fraction."""
+    """``gates.accuracy``: how far below its reference the student may be.
 
-    against: Literal["teacher"] = "teacher"
-    max_drop: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    ``max_drop`` is in the metric's own unit (a fraction for accuracies); ``min_ratio`` is a share of the reference's
+    value, as MLPerf's 99 % and 99.9 %. ``baseline`` names last release's model where no regression gate does.
+    """
+
+    against: Against = "teacher"
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    min_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    baseline: str = ""
+
+    @model_validator(mode="after")
+    def _one(self) -> AccuracyGate:
+        if self.baseline and self.against != "baseline":
+            raise ValueError(
+                f"names a baseline and compares with the {self.against}; say `against: baseline`"
+            )
+        if self.max_drop is not None and self.min_ratio is not None:
+            raise ValueError("give one of `max_drop` and `min_ratio`")
+        return self
+
+    @property
+    def margin(self) -> float:
+        """The greatest drop, where no share of the reference was asked."""
+        return _MARGINS.get(self.against, _MARGIN) if self.max_drop is None else self.max_drop
+
+
+class FidelityGate(Block):
+    """``gates.fidelity``: how far the student's answers may be displaced; each limit given is a gate of its own.
+
+    Without ``against``: the student's own float32 where the run has it, else the teacher, else the baseline.
+    """
+
+    against: Against | None = None
+    max_flips: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_kl_mean: Positive | None = None
+    max_kl_median: Positive | None = None
+    max_kl_p99: Positive | None = None
+    max_kl_max: Positive | None = None
+    max_ece_change: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_ece_change_equal_mass: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> FidelityGate:
+        if not self.limits:
+            raise ValueError("asks nothing; give `max_flips`, a `max_kl_…` or a `max_ece_change…`")
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Figure -> limit, of those asked."""
+        return {
+            name.removeprefix("max_"): value
+            for name in type(self).model_fields
+            if name.startswith("max_") and (value := getattr(self, name)) is not None
+        }
+
+
+class SlicesGate(Block):
+    """``gates.slices``: how far below its reference the student may be on any part of the data.
+
+    ``names`` chooses among the slices that the data has; empty takes them all.
+    """
+
+    names: list[str] = []
+    against: Against = "teacher"
+    max_drop: Annotated[float, Field(gt=0)] = 0.03
 
 
 class LatencyGate(Block):
@@ -81,7 +151,9 @@ class SizeGate(Block):
 class GatesBlock(Block):
     """``gates:`` the limits; also a policy file of its own."""
 
-    accuracy: AccuracyGate | None = None
+    accuracy: AccuracyGate | Annotated[list[AccuracyGate], Field(min_length=1)] | None = None
+    fidelity: FidelityGate | None = None
+    slices: SlicesGate | None = None
     latency: LatencyGate | None = None
     regression: RegressionGate | None = None
     latency_absolute: LatencyAbsoluteGate | None = None
@@ -91,6 +163,46 @@ class GatesBlock(Block):
     @property
     def asked(self) -> tuple[str, ...]:
         return tuple(n for n in type(self).model_fields if getattr(self, n) is not None)
+
+    @field_validator("accuracy")
+    @classmethod
+    def _each_once(cls, value: AccuracyGate | list[AccuracyGate] | None) -> Any:
+        if isinstance(value, list):
+            seen = [(rule.against, rule.min_ratio is None) for rule in value]
+            if len(set(seen)) != len(seen):
+                raise ValueError("asks the same question against the same reference twice")
+        return value
+
+    @property
+    def accuracy_rules(self) -> tuple[AccuracyGate, ...]:
+        """Every accuracy question."""
+        if self.accuracy is None:
+            return ()
+        return tuple(self.accuracy) if isinstance(self.accuracy, list) else (self.accuracy,)
+
+    @property
+    def baseline(self) -> str:
+        """Last release's model, where a gate names it; else empty."""
+        named = [self.regression.baseline] if self.regression is not None else []
+        return next(filter(None, [*named, *(rule.baseline for rule in self.accuracy_rules)]), "")
+
+    @property
+    def judges_answers(self) -> bool:
+        """Whether anything asked needs per-example answers."""
+        return bool(self.accuracy_rules) or self.fidelity is not None or self.slices is not None
+
+    def references(self, available: Collection[str] = ()) -> tuple[str, ...]:
+        """What the student's answers are compared with, each once.
+
+        Args:
+            available: what the run can evaluate; settles a fidelity gate that names no reference.
+        """
+        asked: list[str] = [rule.against for rule in self.accuracy_rules]
+        if self.slices is not None:
+            asked.append(self.slices.against)
+        if self.fidelity is not None:
+            asked.append(self.fidelity.against or fidelity_reference(available))
+        return tuple(dict.fromkeys(asked))
 
 
 def check_scenario(gates: GatesBlock, scenario: Scenario) -> None:
@@ -113,3 +225,26 @@ def check_scenario(gates: GatesBlock, scenario: Scenario) -> None:
             "latency_absolute judges the server at a rate, and none is given",
             "give target_qps (--target-qps 100)",
         )
+
+
+#: Tasks whose metrics need not be fractions; a ``python:`` task may measure anything.
+_OTHER_UNITS = ("regression", "time-series")
+
+
+def check_margins(gates: GatesBlock, kind: str, metric: str) -> None:
+    """Refuse a drop of 1 or more of a metric that is a fraction: 1 was meant as a point, and allows anything.
+
+    Raises:
+        UsageError: names the gate and how a point is written.
+    """
+    if kind.startswith("python:") or kind in _OTHER_UNITS:
+        return
+    asked = [("accuracy", rule.margin) for rule in gates.accuracy_rules]
+    if gates.slices is not None:
+        asked.append(("slices", gates.slices.max_drop))
+    for name, margin in asked:
+        if margin >= 1:
+            raise UsageError(
+                f"gates.{name}.max_drop is {margin:g}, and {metric or 'the metric'} is a fraction: it would allow anything",
+                "write 0.01 for one point",
+            )

@@ -27,6 +27,7 @@ from edgekd.policy import (
     RegressionGate,
     SizeGate,
     TailGate,
+    check_margins,
     check_scenario,
 )
 from edgekd.spec import parse_shapes
@@ -69,9 +70,11 @@ class TaskBlock(_Block):
     """``task:`` data and metric."""
 
     kind: str = "classification"
-    metric: str = "top1"
+    metric: str = ""
     data: dict[Literal["train", "calibration", "select", "test"], str]
     output: str = ""
+    slices: list[str] = []
+    cluster: str = ""
 
     @field_validator("data")
     @classmethod
@@ -232,14 +235,39 @@ class Recipe(_Block):
             raise ValueError(f"asks no gate; give at least one of {', '.join(GatesBlock.model_fields)}")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _slices_are_gated(cls, value: Any) -> Any:
+        """Slices that the task declares are judged, at the default margin where the gates give none."""
+        task, gates = (value.get(k) if isinstance(value, dict) else None for k in ("task", "gates"))
+        if not isinstance(task, dict) or not isinstance(gates, dict) or not task.get("slices"):
+            return value
+        block = gates.get("slices") or {}
+        if not isinstance(block, dict) or block.get("names"):
+            return value
+        return {**value, "gates": {**gates, "slices": {**block, "names": task["slices"]}}}
+
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
         try:
             check_scenario(self.gates, self.measure.as_scenario)
+            check_margins(self.gates, self.task.kind, self.task.metric)
         except UsageError as e:
             raise ValueError(str(e)) from e
         if self.distill is not None and "train" not in self.task.data:
             raise ValueError("`distill` needs task.data.train")
+        asked = self.gates.references(("teacher", "float32"))
+        if "naive" in asked and not self.student.naive:
+            raise ValueError("a gate against the naive student needs `student.naive`: how many to train")
+        if "baseline" in asked and not self.gates.baseline:
+            raise ValueError(
+                "a gate against the baseline needs its path: `gates.accuracy.baseline` or `gates.regression.baseline`"
+            )
+        chosen = {self.task.data.get(k) for k in ("select", "test")}
+        if "select" in self.task.data and len(chosen) == 1:
+            raise ValueError(
+                "task.data.select and test are the same rows: what is chosen by looking is not judged on them"
+            )
         if "int8" in self.quantize and not ({"calibration", "train"} & set(self.task.data)):
             raise ValueError("int8 needs task.data.calibration (or train)")
         if len(self.quantize) * len(self.export) > 1 and "select" not in self.task.data:
@@ -296,8 +324,16 @@ def _block_in(annotation: Any) -> type[BaseModel] | None:
 
 def _is_branch(step: object) -> bool:
     """Whether a step of pydantic's location names a branch of a union, not a key of the recipe."""
-    branches = ("str", "TargetBlock", "[key]")
-    return isinstance(step, str) and (step in branches or step.startswith(("literal[", "function-after[")))
+    branches = ("str", "TargetBlock", "AccuracyGate", "[key]")
+    return isinstance(step, str) and (
+        step in branches or step.startswith(("literal[", "list[", "function-after["))
+    )
+
+
+def _named_key(message: str) -> tuple[str, ...]:
+    """The key that a check of the whole recipe starts its sentence with, e.g. ``gates.accuracy.max_drop is 2``."""
+    word = message.removeprefix("Value error, ").split(" ", 1)[0]
+    return tuple(word.split(".")) if "." in word else ()
 
 
 def _refuse(
@@ -306,10 +342,10 @@ def _refuse(
     errors = error.errors()
     # A misspelt key also makes the right one missing: the misspelling is the news.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    if first["loc"] and _is_branch(first["loc"][-1]) and isinstance(first["input"], dict) and len(errors) > 1:
-        # `targets` and `measure.scenario` take text or a block: for a block, what is wrong inside it is the news.
-        first = errors[1]
-    location = tuple(s for s in first["loc"] if not _is_branch(s))
+    if first["loc"] and _is_branch(first["loc"][-1]) and isinstance(first["input"], (dict, list)):
+        # Some keys take text or a block, or a block or a list: what is wrong inside is the news, not that it is no text.
+        first = next((e for e in errors[1:] if not _is_branch(e["loc"][-1])), first)
+    location = tuple(s for s in first["loc"] if not _is_branch(s)) or _named_key(first["msg"])
     key = ".".join(map(str, location)) or "the recipe"
     where = f"{path}:{line_of(root, location)}"
     if first["type"] == "extra_forbidden":

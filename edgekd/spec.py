@@ -63,9 +63,10 @@ class TensorSpec:
         Raises:
             DataError: wrong dtype, rank or a fixed dimension that differs.
         """
-        if str(array.dtype) != self.dtype:
+        dtype = "string" if array.dtype.kind in "UO" else str(array.dtype)
+        if dtype != self.dtype:
             raise DataError(
-                f"{where}: input '{self.name}' has dtype {array.dtype}, the model wants {self.dtype}",
+                f"{where}: input '{self.name}' has dtype {dtype}, the model wants {self.dtype}",
                 f"convert the array to {self.dtype}",
             )
         fits = len(array.shape) == len(self.shape) and all(

@@ -209,8 +209,8 @@ def make_run(
     ) -> Evidence:
         return Evidence(
             accuracy=AccuracyEvidence(
-                baseline=evaluate(teacher.digest, "teacher", split),
                 candidate=evaluate(artifact, name, split, lost, gained),
+                references={"teacher": evaluate(teacher.digest, "teacher", split)},
             ),
             latency=LatencyEvidence(
                 measurement=measure(

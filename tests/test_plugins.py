@@ -33,7 +33,10 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_first_party_plugins_use_the_same_door() -> None:
-    assert list(plugins.list_plugins("edgekd.tasks")) == ["classification", "image-classification"]
+    assert set(plugins.list_plugins("edgekd.tasks")) == {
+        "classification", "detection", "image-classification", "keyword-spotting", "regression", "text-classification",
+        "time-series", "token-classification",
+    }  # fmt: skip
     assert {"onnxruntime", "torch"} <= set(plugins.list_plugins("edgekd.runtimes"))
     assert "onnx" in plugins.list_plugins("edgekd.exporters")
     assert "cpu" in plugins.list_plugins("edgekd.devices")

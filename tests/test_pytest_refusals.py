@@ -72,7 +72,7 @@ MISUSE = """
 MESSAGES = {
     "test_no_limit": ("no gate was asked; give data= (accuracy), ", "input"),
     "test_no_student": ('edgekd_gate was given no student; name the model that may ship: student="S.onnx"', "input"),
-    "test_no_data": ('max_accuracy_drop= needs labelled data; give data="D.npz"', "input"),
+    "test_no_data": ('a gate that compares answers needs labelled data; give data="D.npz"', "input"),
     "test_keyword": ("edgekd_gate has no keyword 'max_size_mb'; did you mean 'max_size_mib'?", "input"),
     "test_value": ("max_size_mib=: -1 is not above 0", "input"),
     "test_kind": ("max_size_mib=True is neither text, path nor number", "input"),

@@ -117,8 +117,8 @@ def test_minimal_takes_the_defaults(read: Read) -> None:
     assert recipe.quantize == ["float32", "int8"]
     assert recipe.targets == ["cpu:onnxruntime"]
     assert recipe.measure.threads == 1
-    assert recipe.gates.accuracy is not None
-    assert recipe.gates.accuracy.max_drop == 0.01
+    (rule,) = recipe.gates.accuracy_rules
+    assert (rule.against, rule.margin) == ("teacher", 0.01)
 
 
 def test_reading_writes_nothing(read: Read, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_duplicate_key(read: Read, text: str, line: int) -> None:
         (
             "    max_drop: 0.03",
             "    max_drop: 1.5",
-            ":38: 'gates.accuracy.max_drop': Input should be less than 1",
+            ":38: 'gates.accuracy.max_drop': gates.accuracy.max_drop is 1.5",
         ),
         ("    max_mib: 4", "    max_mib: 4\n    max_ratio: 1", ":43: 'gates.size': give one of `max_mib`"),
         ("  method: logits", "  method: hints", ":23: 'distill.method': "),

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 import edgekd.recipe
 from edgekd.errors import UsageError
 from edgekd.evidence.run import AbsentTarget, load_run
+from edgekd.evidence.thumbnails import save_thumbnails
 from edgekd.files import digest_of
 from edgekd.gates import judge_run
 from edgekd.model import Model
@@ -45,12 +46,14 @@ def documents(tmp_path_factory):
     (root / "model/student.safetensors").write_bytes(b"x")
     spec = (TensorSpec(name="x", dtype="float32", shape=("N", 3)),)
     Model(folder=root / "model", name="m", factory="zoo:x", inputs=spec, outputs=spec, parameters=1).save()
+    save_thumbnails(root / "run/evidence/flips", {"7": b"\x89PNG\r\n\x1a\n"}, split="test", data=digest_of(0))
     bare = write_fake(root / "model")
     (root / "model/artifact.json").unlink()
     best = Tuned(
         objective="latency", batch=1, threads=2, settings={"arena": False}, machine=machine_key({"cpu": "x"}), evidence={}
     )  # fmt: skip
     paths = {
+        "thumbnails": root / "run/evidence/flips/thumbnails.json",
         "tuned": keep_tuned(bare, "cpu:fake", best),
         "artifact": root / "run/artifacts/teacher/artifact.json",
         "evaluation": root / "run/evidence/test/teacher.json",
@@ -141,7 +144,7 @@ def test_recipes_that_ship_fit():
 
 def test_an_unknown_policy_key_is_refused():
     assert problems("policy", {"acuracy": {"max_drop": 0.01}})
-    assert problems("policy", {"accuracy": {"max_drop": 2}})
+    assert problems("policy", {"accuracy": {"max_drop": -2}})
 
 
 def test_an_unknown_schema():

@@ -27,6 +27,7 @@ _VERBS = {
     "release": ("release", "bundle a passed run"),
     "verify": ("verify", "check a bundle"),
     "report": ("report", "views of a run: text, Markdown, HTML, JUnit"),
+    "ci": ("ci", "what a CI job does around a gate: check, baseline, comment"),
     "cache": ("cache", "where stages are kept; clean up"),
     "doctor": ("doctor", "what works on this machine, and how to fix what does not"),
 }
@@ -79,7 +80,8 @@ def _dispatch(argv: Sequence[str]) -> int:
         prog=f"edgekd {verb}", description=_VERBS[verb][1].capitalize() + ".", allow_abbrev=False
     )
     module.configure(parser)
-    return int(module.run(parser.parse_args(list(argv[1:]))))
+    # Intermixed: options may stand before, between and after the words of a verb.
+    return int(module.run(parser.parse_intermixed_args(list(argv[1:]))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

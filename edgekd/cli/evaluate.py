@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from edgekd.cli import options
@@ -45,9 +46,17 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("eval needs labelled data", "give --data D.npz")
     target = present_target(args.target)
     store = options.store(args)
-    artifact = runnable(args.model, args.role, options.weights(args, (args.role,)), target, store)
+    artifact = runnable(
+        args.model, args.role, options.weights(args, (args.role,)), target, store, options.prepares(args)
+    )
     check_inputs({args.role: artifact}, shapes=parse_shapes(args.shape), rename=options.renames(args))
-    task = TaskSpec(kind=args.task, metric=args.metric, data={"test": args.data}, base=str(Path.cwd()))
+    task = TaskSpec(
+        kind=args.task,
+        metric=args.metric,
+        data={"test": args.data},
+        base=str(Path.cwd()),
+        cluster=args.cluster,
+    )
     limit = args.memory_limit_mib
     evaluation = evaluate_artifact(
         EvaluationRequest(
@@ -60,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
         store,
     )  # fmt: skip
     save_evaluation(evaluation, args.out)
-    print(
-        f"{evaluation.metric} {evaluation.mean:.2%} on {evaluation.n:,} examples ({evaluation.target}); {args.out}"
-    )
+    for note in evaluation.environment.get("notes", ()):
+        print(f"  {note}", file=sys.stderr)
+    mean, unit = evaluation.mean, evaluation.unit
+    shown = f"{mean:.2%}" if unit == "fraction" else f"{mean:.6g} {unit}".strip()
+    print(f"{evaluation.metric} {shown} on {evaluation.n:,} examples ({evaluation.target}); {args.out}")
     return 0

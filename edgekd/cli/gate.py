@@ -34,13 +34,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a stored evaluation.json of a teacher that cannot run here",
     )
+    models.add_argument(
+        "--float32", metavar="F", help="the student before quantization, to compare its answers with"
+    )
+    models.add_argument("--naive", metavar="N", help="a student of this size trained without the teacher")
     options.add_weights(models)  # type: ignore[arg-type]
     limits = parser.add_argument_group("limits; only what is asked is collected and judged")
     limits.add_argument(
         "--max-accuracy-drop",
         metavar="X",
+        type=options.not_negative,
+        help="below the reference, in the metric's unit; 0.01 is a point (default with --data and no other limit)",
+    )
+    limits.add_argument(
+        "--min-accuracy-ratio",
+        metavar="R",
+        type=options.share,
+        help="share of the reference's accuracy that must be kept, e.g. 0.99",
+    )
+    limits.add_argument(
+        "--against",
+        choices=["teacher", "naive", "float32", "baseline"],
+        help="what --max-accuracy-drop, --min-accuracy-ratio and --slice compare with (default: the teacher, else the "
+        "baseline, else float32)",
+    )
+    limits.add_argument(
+        "--max-flips",
+        metavar="X",
         type=options.fraction,
-        help="below the teacher, as a fraction (default with --data and no other limit: 0.01)",
+        help="share of answers that may differ from --float32 (else from the teacher, else from the baseline)",
+    )
+    limits.add_argument(
+        "--slice",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="judge every value of this slice too, at 3 points; `class` is the label",
     )
     limits.add_argument("--max-latency-ratio", metavar="R", type=options.positive, help="student / teacher")
     limits.add_argument(
@@ -94,7 +123,8 @@ def _stored(args: argparse.Namespace) -> int:
         v is not None
         for v in (
             *(args.max_accuracy_drop, args.max_latency_ratio, args.max_latency_ms, args.max_tail_ratio),
-            *(args.max_regression, args.max_size_mib),
+            *(args.max_regression, args.max_size_mib, args.max_flips, args.min_accuracy_ratio, args.against),
+            *args.slice,
         )
     ):
         raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
@@ -145,8 +175,13 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
         raise UsageError(
             "nothing to judge", "give a run folder, or --student S with --teacher T or --baseline A"
         )
+    if args.max_accuracy_drop is not None and args.min_accuracy_ratio is not None:
+        raise UsageError("both --max-accuracy-drop and --min-accuracy-ratio were given", "give one of them")
+    against = args.against or _reference(args)
     limits = {
-        "accuracy": None if args.max_accuracy_drop is None else {"max_drop": args.max_accuracy_drop},
+        "accuracy": _accuracy(args, against),
+        "fidelity": None if args.max_flips is None else {"max_flips": args.max_flips},
+        "slices": {"names": args.slice, "against": against} if args.slice else None,
         "latency": None if args.max_latency_ratio is None else {"max_ratio": args.max_latency_ratio},
         "latency_absolute": None
         if args.max_latency_ms is None
@@ -156,7 +191,7 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
         else {"percentile": args.max_tail_ratio[0], "max_ratio": args.max_tail_ratio[1]},
         "size": None if args.max_size_mib is None else {"max_mib": args.max_size_mib},
     }
-    if args.max_regression is not None or args.baseline:
+    if args.max_regression is not None or (args.baseline and not _only_answers(args, against)):
         if not args.baseline:
             raise UsageError("--max-regression needs a baseline to measure beside", "give --baseline A.onnx")
         bound = 0.02 if args.max_regression is None else args.max_regression
@@ -168,17 +203,42 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
         policy = load_policy(args.policy, os.environ)
     else:
         if not asked and args.data:
-            asked["accuracy"] = {"max_drop": 0.01}
+            asked["accuracy"] = {"against": against}
         policy = GatesBlock.model_validate(asked)
-    baseline = args.baseline or (policy.regression.baseline if policy.regression else "")
+    baseline = args.baseline or policy.baseline
     return GateRequest(
-        student=args.student, teacher=args.teacher or "", baseline=baseline, policy=policy,
+        student=args.student, teacher=args.teacher or "", baseline=baseline, float32=args.float32 or "",
+        naive=args.naive or "", cluster=args.cluster, prepare=options.prepares(args), policy=policy,
         weights=options.weights(args), data=args.data, task_kind=args.task, metric=args.metric, target=args.target,
         teacher_evaluation=load_evaluation(args.teacher_evaluation) if args.teacher_evaluation else None,
         measure=options.measure_block(args), shapes=parse_shapes(args.shape), output=options.outputs(args),
         rename=options.renames(args), first_run=args.first_run == "accept", remeasure=args.remeasure,
         name=Path(args.student).stem or "gate",
     )  # fmt: skip
+
+
+def _reference(args: argparse.Namespace) -> str:
+    """What accuracy is judged against where it is not said."""
+    if args.teacher or args.teacher_evaluation:
+        return "teacher"
+    return "baseline" if args.baseline else "float32" if args.float32 else "teacher"
+
+
+def _accuracy(args: argparse.Namespace, against: str) -> dict[str, object] | None:
+    if args.min_accuracy_ratio is not None:
+        return {"against": against, "min_ratio": args.min_accuracy_ratio}
+    if args.max_accuracy_drop is not None:
+        return {"against": against, "max_drop": args.max_accuracy_drop}
+    # A reference that was named is a question, at its usual margin.
+    return {"against": against} if args.against else None
+
+
+def _only_answers(args: argparse.Namespace, against: str) -> bool:
+    """Whether the baseline was named for its answers: then it is not measured unless that is asked."""
+    asked = (args.max_accuracy_drop, args.min_accuracy_ratio, args.against, args.slice or None)
+    if against == "baseline" and any(v is not None for v in asked):
+        return True
+    return args.max_flips is not None and not (args.float32 or args.teacher or args.teacher_evaluation)
 
 
 def _collect(args: argparse.Namespace) -> int:

@@ -52,6 +52,9 @@ def show(verdict: Verdict, folder: Path, args: argparse.Namespace) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         drop_stdout()
+    if verdict.decision == "error":
+        first = next(g for g in verdict.gates if g.decision == "error" and g.target not in verdict.optional)
+        print(f"edgekd: error: {first.gate}: {first.reason}", file=sys.stderr)
     code = exit_code(verdict)
     if code == EXIT_INCONCLUSIVE and args.on_inconclusive:
         return EXIT_REJECT if args.on_inconclusive == "fail" else EXIT_PASS

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from edgekd.errors import UsageError
 
 #: An option in a message, and the example after it: ``--teacher T.onnx``, ``--shape image=1x3x8x8``.
-_OPTION = re.compile(r"--([a-z][a-z-]*)(?: ([A-Z](?:\.[a-z]+)?\b|[^\s=]+=[\w:]+))?")
+_OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?: ([A-Z](?:\.[a-z]+)?\b|[^\s=]+=[\w:]+))?")
 
 
 class _Parser(argparse.ArgumentParser):

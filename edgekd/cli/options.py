@@ -22,6 +22,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A share above 0, up to 1, for ``--min-accuracy-ratio 0.99``."""
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share above 0 and up to 1 (99 % is 0.99)")
+    return value
+
+
 def positive(text: str) -> float:
     """A number above 0."""
     value = _number(text)
@@ -79,7 +87,7 @@ def _number(text: str) -> float:
 def add_feeds(parser: argparse.ArgumentParser, *, without: str = "") -> argparse._ArgumentGroup:
     """Data, and how its examples become feeds; ``without`` says what happens where no data is given."""
     group = parser.add_argument_group("data and task")
-    kinds = ".npz, .csv, .jsonl, .parquet, an image folder, sklearn:digits or python:module:factory; #0:500 picks rows"
+    kinds = ".npz, .csv, .tsv, .jsonl, .parquet, an image folder, sklearn:digits or python:module:factory; #0:500 picks rows"
     group.add_argument(
         "--data", metavar="D", default="", help=kinds + (f" (default: {without})" if without else "")
     )
@@ -87,7 +95,7 @@ def add_feeds(parser: argparse.ArgumentParser, *, without: str = "") -> argparse
         "--task",
         metavar="KIND",
         default="classification",
-        help="classification, image-classification or python:module:factory (default: %(default)s)",
+        help="a built-in kind (see docs/tasks.md), e.g. image-classification, or python:module:factory (default: %(default)s)",
     )
     group.add_argument(
         "--map",
@@ -102,13 +110,31 @@ def add_feeds(parser: argparse.ArgumentParser, *, without: str = "") -> argparse
 def add_task(parser: argparse.ArgumentParser) -> None:
     """Labelled data and how answers are scored."""
     group = add_feeds(parser)
-    group.add_argument("--metric", metavar="M", default="", help="top1 or top5 (default: the task's)")
+    group.add_argument(
+        "--metric",
+        metavar="M",
+        default="",
+        help="one of the task's, e.g. top1, macro_f1, rmse, map (default: the task's first)",
+    )
     group.add_argument(
         "--output",
         metavar="[ROLE:]NAME[:KIND]",
         action="append",
         default=[],
         help="which output answers, and whether it holds logits or probs",
+    )
+    group.add_argument(
+        "--prepare",
+        metavar="[ROLE:]FILE",
+        action="append",
+        default=[],
+        help="YAML file of prepare keys (mean, tokenizer, ...), for a model that comes without",
+    )
+    group.add_argument(
+        "--cluster",
+        metavar="NAME",
+        default="",
+        help="slice whose values group examples that are not independent, e.g. the speaker",
     )
 
 
@@ -238,7 +264,7 @@ def by_role(values: list[str], roles: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-ROLES = ("teacher", "student", "baseline")
+ROLES = ("teacher", "student", "baseline", "float32", "naive")
 
 
 def renames(args: argparse.Namespace) -> dict[str, dict[str, str]]:
@@ -262,6 +288,20 @@ def outputs(args: argparse.Namespace) -> dict[str, dict[str, str]]:
     from edgekd.tasks import parse_output
 
     return {role: parse_output(values[-1]) for role, values in by_role(args.output, ROLES).items() if values}
+
+
+def prepares(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """``--prepare`` as role -> keys; of several for one role the last counts. Paths in it start at its folder."""
+    from edgekd.prepare import locate_files
+    from edgekd.strict_yaml import read_yaml
+
+    made: dict[str, dict[str, Any]] = {}
+    for role, values in by_role(args.prepare, ROLES).items():
+        if values:
+            path = Path(values[-1])
+            keys = {str(k): v for k, v in read_yaml(path, os.environ)[0].items()}
+            made[role] = locate_files(keys, path.parent)
+    return made
 
 
 def weights(args: argparse.Namespace, roles: tuple[str, ...] = ROLES) -> dict[str, Path]:

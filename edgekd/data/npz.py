@@ -1,4 +1,7 @@
-"""``.npz`` data: arrays named after the model's inputs, plus ``label``, optional ``id`` and ``slice_<name>``."""
+"""``.npz`` data: arrays named after the model's inputs, plus ``label``, optional ``id`` and ``slice_<name>``.
+
+Rows of different lengths (recordings) are stored end to end, with an array ``<name>_offsets`` of where each begins.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +21,7 @@ from edgekd.files import digest_of, sha256_file
 
 _LABELS = ("label", "labels")
 _IDS = ("id",)
+_OFFSETS = "_offsets"
 
 
 def _map_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array | None:
@@ -73,15 +78,69 @@ def load_arrays(path: Path) -> dict[str, Array]:
 
 
 @dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths, end to end along the first dimension.
+
+    Args:
+        values: (total, ...).
+        offsets: int64 (rows + 1,); row i is ``values[offsets[i]:offsets[i + 1]]``.
+    """
+
+    values: Array
+    offsets: Array
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Array:
+        return self.values[int(self.offsets[row]) : int(self.offsets[row + 1])]
+
+
+def _fold(arrays: Mapping[str, Array], path: Path) -> dict[str, Array | Ragged]:
+    """The arrays, each with ``<name>_offsets`` taken apart by them.
+
+    Raises:
+        DataError: offsets that do not rise from 0 to the array's length, in whole numbers.
+    """
+    # As many offsets as rows, or of more dimensions, are an input of that name.
+    offsets_of = {
+        name: arrays[name + _OFFSETS]
+        for name, array in arrays.items()
+        if name + _OFFSETS in arrays and array.ndim and arrays[name + _OFFSETS].ndim == 1
+        and len(arrays[name + _OFFSETS]) != len(array)
+    }  # fmt: skip
+    folded: dict[str, Array | Ragged] = {}
+    for name, array in arrays.items():
+        if name.removesuffix(_OFFSETS) in offsets_of and name.endswith(_OFFSETS):
+            continue
+        offsets = offsets_of.get(name)
+        if offsets is None:
+            folded[name] = array
+            continue
+        fits = len(offsets) > 0 and offsets.dtype.kind in "iu" and offsets[0] == 0
+        if not fits or offsets[-1] != len(array) or (offsets[1:] < offsets[:-1]).any():
+            raise DataError(
+                f"{path}: '{name}{_OFFSETS}' does not cut '{name}' {array.shape} into rows",
+                f"save rows + 1 whole numbers that rise from 0 to {len(array)}",
+            )
+        folded[name] = Ragged(array, offsets)
+    return folded
+
+
+def _label(value: Array) -> Any:
+    return value if value.ndim else value.item()
+
+
+@dataclass(frozen=True)
 class NpzSource:
     """Rows of an .npz file."""
 
     path: Path
 
     @cached_property
-    def arrays(self) -> Mapping[str, Array]:
-        arrays = load_arrays(self.path)
-        sizes = {name: len(a) if a.ndim else None for name, a in arrays.items()}
+    def arrays(self) -> Mapping[str, Array | Ragged]:
+        arrays = _fold(load_arrays(self.path), self.path)
+        sizes = {n: len(a) if isinstance(a, Ragged) or a.ndim else None for n, a in arrays.items()}
         if not arrays:
             raise DataError(
                 f"{self.path} holds no arrays", "save arrays named after the model's inputs, plus label"
@@ -104,7 +163,7 @@ class NpzSource:
             yield Example(
                 id=str(row) if ids is None else str(ids[row]),
                 inputs={n: a[row] for n, a in inputs.items()},
-                label=None if label is None else label[row].item() if label.ndim == 1 else label[row],
+                label=None if label is None else _label(label[row]),
                 slices={n: str(a[row]) for n, a in slices.items()},
             )
 

@@ -1,8 +1,9 @@
 """From a data reference to a stream of examples.
 
-References: a path (``.npz``, ``.csv``, ``.jsonl``, ``.parquet``, or a folder of images by class),
-``sklearn:digits``, ``python:package.module:factory``. A suffix picks rows: ``#START:STOP[:STEP]`` of any source,
-``#train`` (``#select``, ``#calibration``, ``#test``) of one that names splits.
+References: a path (``.npz``, ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, or a folder of images by class),
+``coco:annotations.json:images``, ``sklearn:digits``, ``python:package.module:factory``. A suffix picks rows: ``#START:STOP[:STEP]`` of any source,
+``#train`` (``#select``, ``#calibration``, ``#test``) of one that names splits. ``?columns=NAME,NAME`` before it names
+the columns of a ``.csv`` or ``.tsv`` without a header.
 """
 
 from __future__ import annotations
@@ -110,6 +111,10 @@ def open_source(reference: str, base: Path | None = None) -> Source:
         factory = resolve_python(body, base)
         made = factory() if callable(factory) else factory
         source: Source = PythonSource(body, made, base)
+    elif body.startswith("coco:"):
+        from edgekd.data.coco import open_coco
+
+        source = open_coco(body, base)
     elif body.startswith("sklearn:"):
         from edgekd.data.digits import open_sklearn
 
@@ -123,26 +128,42 @@ def _select(source: Source, selection: str, reference: str) -> Source:
     return Rows(source, _parse_rows(selection, reference)) if selection else source
 
 
+def _columns(body: str, whole: Path) -> tuple[str, tuple[str, ...]]:
+    """The path, and the names that ``?columns=`` gives the columns of a table without a header."""
+    path, mark, query = body.rpartition("?")
+    if not mark or whole.exists():
+        return body, ()
+    key, _, value = query.partition("=")
+    names = tuple(n.strip() for n in value.split(","))
+    if key != "columns" or not all(names) or Path(path).suffix.lower() not in (".csv", ".tsv"):
+        raise UsageError(
+            f"data {body!r}: '?{query}' names no columns of a .csv or .tsv", "write ?columns=text,label"
+        )
+    return path, names
+
+
 def _open_path(body: str, base: Path | None) -> Source:
+    body, columns = _columns(body, Path(body) if base is None else base / body)
     path = Path(body) if base is None else base / body
     if not path.exists():
         raise DataError(
             f"data {path} does not exist", "check the path (relative paths start at the recipe, else here)"
         )
     if path.is_dir():
+        from edgekd.data.audio import AudioFolder, holds_recordings
         from edgekd.data.images import ImageFolder
 
-        return ImageFolder(path)
+        return AudioFolder(path) if holds_recordings(path) else ImageFolder(path)
     suffix = path.suffix.lower()
     if suffix == ".npz":
         from edgekd.data.npz import NpzSource
 
         return NpzSource(path)
-    if suffix in (".csv", ".jsonl", ".parquet"):
+    if suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
         from edgekd.data.tables import TableSource
 
-        return TableSource(path)
+        return TableSource(path, columns)
     raise UsageError(
         f"data {path} has the unknown ending {suffix!r}",
-        "use .npz, .csv, .jsonl, .parquet, an image folder, sklearn:digits or python:module:factory",
+        "use .npz, .csv, .tsv, .jsonl, .parquet, a folder by class, coco:, sklearn:digits or python:module:factory",
     )

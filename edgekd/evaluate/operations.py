@@ -110,6 +110,15 @@ def blamed_on_the_task(doing: str) -> Iterator[None]:
         ) from e
 
 
+def decode_one(task: Task, example: Example, outputs: Mapping[str, Array], io: ModelIO) -> Prediction:
+    """One example's answer; a task with ``decode_for`` is shown the example that it belongs to.
+
+    Words that a tokenizer has split, or boxes in a resized image, cannot be read from the outputs alone.
+    """
+    decode_for = getattr(task, "decode_for", None)
+    return decode_for(example, outputs, io) if decode_for else task.decode(outputs, io)
+
+
 def _blame_the_data(example: Example, error: DataError) -> None:
     """Where an answer is unusable because the example itself holds NaN, say that instead.
 
@@ -144,7 +153,7 @@ def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Arra
                 raise DataError(f"example {example.id} has no label", "add an array `label`, one per example")
             try:
                 with blamed_on_the_task("decoding"):
-                    predictions.append(task.decode(outputs, io))
+                    predictions.append(decode_one(task, example, outputs, io))
             except DataError as e:
                 _blame_the_data(example, e)
                 raise DataError(f"example {example.id}: {e.what}", e.fix) from e
@@ -175,11 +184,19 @@ def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Arra
     scores = check_scores(scored, len(ids))
     rows: dict[str, Array] = {
         "id": np.asarray(ids),
-        "score": scores,
+        "score": scores.per_example,
         "prediction": np.asarray([p.value for p in predictions]),
         "label": np.asarray(labels),
         **{f"slice_{k}": np.asarray(v) for k, v in slices.items()},
+        **{f"stat_{k}": np.asarray(v) for k, v in scores.statistics.items()},
     }
+    if cluster := args.get("cluster", ""):
+        if cluster not in slices:
+            raise DataError(
+                f"the data has no column for the cluster '{cluster}' (it has {', '.join(slices) or 'no slice'})",
+                f"add slice_{cluster}: one name per example of the group that it belongs to",
+            )
+        rows["cluster"] = np.asarray(slices[cluster])
     if predictions[0].logits is not None:
         rows["logits"] = np.stack([p.logits for p in predictions if p.logits is not None]).astype(np.float32)
     with open(args["rows"], "wb") as f:
@@ -187,6 +204,10 @@ def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Arra
     return {
         "n": len(ids),
         "metric": task.metric,
+        "aggregate": scores.aggregate,
+        "error": scores.error,
+        "unit": scores.unit,
+        "notes": [str(note) for note in getattr(task, "notes", ())],
         "placement": placement_json(session),
         "load_ns": load_ns,
     }, []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
 from edgekd.files import read_json, sha256_file, write_bytes, write_json
+from edgekd.metrics import SUMS, Statistics, metric_value, take_statistics
 
 EVALUATION_SCHEMA = "edgekd.evaluation/1"
 
@@ -28,10 +29,13 @@ class Evaluation:
         metric: what ``scores`` hold.
         split, data: which rows, by name and by digest.
         ids: str (n,); unique, in the data's order.
-        scores: float64 (n,) in [0, 1].
+        scores: float64 (n,): how right each answer is; in [0, 1] where the metric is their mean.
         predictions: (n,), decoded answers; labels: (n,), what is right.
         logits: float32 (n, classes), or None where the task has none.
         slices: slice name -> str (n,).
+        clusters: str (n,) where examples come in groups that are not independent (a speaker, a patient); else None.
+        aggregate, statistics: how the metric is made of per-example statistics (:mod:`edgekd.metrics`).
+        error: smaller values of the metric are better; unit: of its values.
         environment: placement read back, versions.
         collected_at: UTC, ``2026-01-31T12:00:00Z``.
     """
@@ -50,6 +54,11 @@ class Evaluation:
     slices: Mapping[str, Array] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     collected_at: str = ""
+    clusters: Array | None = None
+    aggregate: str = "mean"
+    statistics: Statistics = field(default_factory=dict)
+    error: bool = False
+    unit: str = "fraction"
 
     @property
     def n(self) -> int:
@@ -57,8 +66,36 @@ class Evaluation:
 
     @property
     def mean(self) -> float:
-        """Mean score, a fraction in [0, 1]."""
-        return float(self.scores.mean())
+        """The metric over all examples; a fraction in [0, 1] where ``unit`` says so."""
+        if self.aggregate == "mean" and not self.statistics:
+            return float(self.scores.mean())
+        return metric_value(self.aggregate, self.statistics, self.n)
+
+    @property
+    def sufficient(self) -> Statistics:
+        """The statistics; made from the scores where the metric is their mean and none are stored."""
+        if self.statistics:
+            return self.statistics
+        return {SUMS: np.stack([np.asarray(self.scores, np.float64), np.ones(self.n)], axis=1)}
+
+
+def take_rows(evaluation: Evaluation, rows: Array) -> Evaluation:
+    """The evaluation of some of its examples.
+
+    Args:
+        rows: int (k,), each at most once.
+    """
+    return replace(
+        evaluation,
+        ids=evaluation.ids[rows],
+        scores=evaluation.scores[rows],
+        predictions=evaluation.predictions[rows],
+        labels=evaluation.labels[rows],
+        logits=None if evaluation.logits is None else evaluation.logits[rows],
+        slices={name: values[rows] for name, values in evaluation.slices.items()},
+        clusters=None if evaluation.clusters is None else evaluation.clusters[rows],
+        statistics=take_statistics(evaluation.aggregate, evaluation.statistics, rows),
+    )
 
 
 def rows_path(path: Path) -> Path:
@@ -76,7 +113,10 @@ def rows_to_bytes(evaluation: Evaluation) -> bytes:
     }
     if evaluation.logits is not None:
         arrays["logits"] = evaluation.logits
+    if evaluation.clusters is not None:
+        arrays["cluster"] = evaluation.clusters.astype(np.str_)
     arrays.update({f"slice_{k}": v.astype(np.str_) for k, v in evaluation.slices.items()})
+    arrays.update({f"stat_{k}": v for k, v in evaluation.statistics.items()})
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -94,6 +134,9 @@ def save_evaluation(evaluation: Evaluation, path: Path) -> None:
             "artifact": evaluation.artifact,
             "target": evaluation.target,
             "metric": evaluation.metric,
+            "aggregate": evaluation.aggregate,
+            "error": evaluation.error,
+            "unit": evaluation.unit,
             "split": evaluation.split,
             "data": evaluation.data,
             "n": evaluation.n,
@@ -136,13 +179,21 @@ def load_evaluation(path: Path) -> Evaluation:
             labels=arrays["label"],
             logits=arrays.get("logits"),
             slices={k.removeprefix("slice_"): v for k, v in arrays.items() if k.startswith("slice_")},
+            clusters=arrays.get("cluster"),
+            # Documents of the first version have none of these: their metric is the mean of the scores.
+            aggregate=str(value.get("aggregate", "mean")),
+            statistics={k.removeprefix("stat_"): v for k, v in arrays.items() if k.startswith("stat_")},
+            error=bool(value.get("error", False)),
+            unit=str(value.get("unit", "fraction")),
             environment=value.get("environment", {}),
             collected_at=str(value.get("collected_at", "")),
         )
     except (KeyError, TypeError, ValueError, OSError) as e:
         raise EvidenceError(f"{path} is not a whole evaluation ({e!r})", "evaluate again") from e
-    if evaluation.n != value.get("n") or any(
-        len(a) != evaluation.n for a in (evaluation.scores, evaluation.predictions, evaluation.labels)
-    ):
+    rows_of = [evaluation.scores, evaluation.predictions, evaluation.labels, *evaluation.slices.values()]
+    rows_of += [
+        a for a in (evaluation.logits, evaluation.clusters, evaluation.statistics.get(SUMS)) if a is not None
+    ]
+    if evaluation.n != value.get("n") or any(len(a) != evaluation.n for a in rows_of):
         raise EvidenceError(f"{path}: rows and document disagree on the number of examples", "evaluate again")
     return evaluation

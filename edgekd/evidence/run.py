@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,10 +16,32 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyEvidence:
-    """Paths of two evaluations, relative to the run folder."""
+    """Paths of evaluations, relative to the run folder.
 
-    baseline: str
+    Attributes:
+        references: ``teacher``, ``naive``, ``float32``, ``baseline`` -> what the candidate is compared with.
+        baseline: the first of them: all that readers of the first version know.
+    """
+
     candidate: str
+    references: Mapping[str, str]
+    baseline: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", next(iter(self.references.values()), ""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Evidence that could not be collected.
+
+    Attributes:
+        kind: ``input`` (the data, the model's answers, the metric), ``infrastructure`` or ``policy``.
+        reason: one line.
+    """
+
+    kind: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +59,14 @@ class Evidence:
     Attributes:
         latency: timings beside the teacher; regression: beside the last release.
         alone: timings of the candidate by itself, where an absolute limit is all that was asked.
+        failures: what could not be collected, by what it was for: a field of this class.
     """
 
     accuracy: AccuracyEvidence | None = None
     latency: LatencyEvidence | None = None
     regression: LatencyEvidence | None = None
     alone: LatencyEvidence | None = None
+    failures: Mapping[str, Failure] = field(default_factory=dict)
 
     @property
     def timings(self) -> tuple[LatencyEvidence, ...]:
@@ -69,10 +93,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hop:
-    """One link of the chain teacher -> naive -> distilled -> exported -> quantized.
+    """One link of the chain teacher -> naive -> distilled -> exported -> quantized -> as run.
 
     Attributes:
-        hop: ``teacher``, ``naive``, ``distilled``, ``exported`` or ``quantized``.
+        hop: ``teacher``, ``naive``, ``distilled``, ``exported``, ``quantized`` or ``as_run``.
         label: what the report calls it, e.g. ``"naive student 2"``.
         evaluation: path relative to the run folder.
     """
@@ -103,6 +127,7 @@ class Run:
         notes: sentences for the report (why this margin, what was skipped).
         optional: targets that are here but whose gates do not decide (``required: false``).
         regression_baseline: ``present``, ``first-run`` (none yet, accepted as such) or empty (not asked).
+        references: ``teacher``, ``naive``, ``float32``, ``baseline`` -> digest of what was evaluated as that.
     """
 
     name: str
@@ -115,6 +140,7 @@ class Run:
     chain: tuple[Hop, ...] = ()
     notes: tuple[str, ...] = ()
     regression_baseline: str = ""
+    references: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     collected_at: str = ""
@@ -125,11 +151,31 @@ class Run:
         write_json(folder / RUN_FILE, {"schema": RUN_SCHEMA, **asdict(self)})
 
 
+def fidelity_reference(available: Collection[str]) -> str:
+    """What fidelity is measured against where the policy does not say.
+
+    >>> fidelity_reference(["teacher", "float32"])
+    'float32'
+    """
+    return next((name for name in ("float32", "teacher", "baseline") if name in available), "float32")
+
+
 def _inside(path: str, where: Path) -> str:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or not path:
         raise EvidenceError(f"{where} names {path!r}, outside the run folder", "do not use it")
     return path
+
+
+def _accuracy(value: Mapping[str, Any] | None, where: Path) -> AccuracyEvidence | None:
+    if value is None:
+        return None
+    # The first version knew one reference, the teacher.
+    references = value["references"] if "references" in value else {"teacher": value["baseline"]}
+    return AccuracyEvidence(
+        candidate=_inside(value["candidate"], where),
+        references={str(name): _inside(path, where) for name, path in references.items()},
+    )
 
 
 def _latency(value: Mapping[str, Any] | None, where: Path) -> LatencyEvidence | None:
@@ -139,16 +185,15 @@ def _latency(value: Mapping[str, Any] | None, where: Path) -> LatencyEvidence | 
 
 
 def _evidence(value: Mapping[str, Any], where: Path) -> Evidence:
-    accuracy = value.get("accuracy")
     return Evidence(
-        accuracy=None
-        if accuracy is None
-        else AccuracyEvidence(
-            baseline=_inside(accuracy["baseline"], where), candidate=_inside(accuracy["candidate"], where)
-        ),
+        accuracy=_accuracy(value.get("accuracy"), where),
         latency=_latency(value.get("latency"), where),
         regression=_latency(value.get("regression"), where),
         alone=_latency(value.get("alone"), where),
+        failures={
+            str(what): Failure(kind=str(f["kind"]), reason=str(f["reason"]))
+            for what, f in value.get("failures", {}).items()
+        },
     )
 
 
@@ -194,6 +239,7 @@ def load_run(folder: Path) -> Run:
             ),
             notes=tuple(value["notes"]),
             regression_baseline=value["regression_baseline"],
+            references=value.get("references", {}),
             environment=value["environment"],
             provenance=value["provenance"],
             collected_at=value["collected_at"],

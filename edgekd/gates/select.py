@@ -38,7 +38,7 @@ def select_candidate(
         candidate, gates = entry
         by_name = {g.gate: g for g in gates}
         failed = any(g.decision == "error" for g in gates)
-        violation = _violation(by_name.get("accuracy"))
+        violation = max((_violation(g) for g in gates if g.gate == "accuracy"), default=0.0)
         rejected = sum(g.decision == "reject" for g in gates)
         return (
             failed,
@@ -52,10 +52,8 @@ def select_candidate(
     return min(judged, key=rank)[0].artifact
 
 
-def _violation(gate: Gate | None) -> float:
-    """How far the accuracy estimate lies beyond the limit, a fraction; 0 within it or where it is not asked."""
-    if gate is None:
-        return 0.0
+def _violation(gate: Gate) -> float:
+    """How far an accuracy estimate lies beyond its limit, a fraction; 0 within it."""
     if gate.estimate is None or gate.limit is None:
         # Asked but not evaluated: behind every candidate that was, level with the others that were not.
         return 1.0 if gate.decision == "error" else 0.0

@@ -234,7 +234,7 @@ class _Look:
             for name in ("start", "load", "first_call_ns"):
                 self.findings.absent(name, "not asked for")
             return
-        paths = [self.arm.artifact.folder / f.path for f in self.arm.artifact.files]
+        paths = [self.arm.artifact.file_path(f.path) for f in self.arm.artifact.files]
         begun: list[int] = []
         imports: list[int] = []
         loads: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}

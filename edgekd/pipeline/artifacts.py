@@ -12,6 +12,7 @@ from edgekd.data.example import Array
 from edgekd.errors import DataError, UsageError
 from edgekd.model import Model
 from edgekd.plugins import load_plugin
+from edgekd.prepare import prepare_key
 from edgekd.quantize import QuantConfig
 from edgekd.spec import stack_feeds
 from edgekd.stages import StageStore, tool_versions
@@ -37,7 +38,7 @@ def export_model(
     key = {
         "model": model.as_artifact().digest,
         "factory": model.lineage.get("factory", model.factory),
-        "prepare": dict(model.prepare),
+        "prepare": prepare_key(model.prepare),
         "format": format_name,
         "options": dict(options),
         "tools": tool_versions("edgekd", "torch", "onnx", "onnxscript", "onnxruntime"),
@@ -108,7 +109,7 @@ def quantize_artifact(
     exporter = exporter_for(artifact.format)
     key = {
         "artifact": artifact.digest,
-        "prepare": dict(artifact.prepare),
+        "prepare": prepare_key(artifact.prepare),
         "config": config.to_json(),
         "data": task.split_digest(calibration_split(task)),
         "rename": dict(rename or {}),

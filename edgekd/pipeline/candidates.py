@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekd.artifact import Artifact
+from edgekd.errors import ChildError, DataError, EvidenceError, InfrastructureError, ModelError
 from edgekd.evaluate import EvaluationRequest
 from edgekd.evidence import Candidate, Evaluation, Evidence, Measurement
 from edgekd.evidence.measurement import BASELINE, CANDIDATE, SERVER
-from edgekd.evidence.run import AccuracyEvidence, LatencyEvidence
+from edgekd.evidence.run import AccuracyEvidence, Failure, LatencyEvidence
 from edgekd.gates.timing import TimingLimits
 from edgekd.measure import Scenario, Setting
 from edgekd.pipeline.collect import Comparison, Feeds, evaluate_artifact, measure_comparison
+from edgekd.pipeline.execution import Execution, as_shipped, as_written_in, plain
 from edgekd.pipeline.folder import RunFolder
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.recipe import GatesBlock, MeasureBlock
@@ -24,14 +27,31 @@ MIB = float(1 << 20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A model whose answers the student's are compared with.
+
+    Attributes:
+        role: whose arrays it takes, ``teacher`` or ``student``.
+        target: where it runs; None is where the student runs.
+    """
+
+    label: str
+    artifact: Artifact
+    role: str = "student"
+    target: ResolvedTarget | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """Everything that collecting evidence for one target needs.
 
     Attributes:
         teacher: (label, artifact) that the gates compare with; None where only a baseline or absolute limits are asked.
-        teacher_evaluation: split -> stored evaluation of a teacher that cannot run here.
+        references: ``teacher``, ``naive``, ``float32``, ``baseline`` -> what answers are compared with.
+        teacher_evaluation: stored evaluation, on the test split, of a teacher that cannot run here.
         regression: (label, artifact) of the baseline of the regression gate; None where not asked or not there yet.
         output, rename: role -> overrides of the artifact's own.
+        required: whether the target is; what fails on an optional one is not kept as evidence.
         notes: sentences for the report, filled while evidence is collected.
     """
 
@@ -44,6 +64,7 @@ class Job:
     store: StageStore
     folder: RunFolder
     teacher: tuple[str, Artifact] | None
+    references: Mapping[str, Reference] = field(default_factory=dict)
     teacher_evaluation: Evaluation | None = None
     regression: tuple[str, Artifact] | None = None
     output: Mapping[str, Mapping[str, str]] | None = None
@@ -51,6 +72,7 @@ class Job:
     search: tuple[Path, ...] = ()
     remeasure: bool = False
     progress: object = None
+    required: bool = True
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -66,28 +88,90 @@ class Job:
             search=self.search,
         )
 
-    def evaluate(self, label: str, artifact: Artifact, split: str, role: str) -> Evaluation:
-        """Evaluate on this target, through the store."""
+    def evaluate(
+        self,
+        label: str,
+        artifact: Artifact,
+        split: str,
+        role: str,
+        target: ResolvedTarget | None = None,
+        named: str = "",
+        as_written: bool = False,
+    ) -> Evaluation:
+        """Evaluate through the store, on this target or another.
+
+        On this target a student runs as it ships: with the batch, threads and settings of its timings.
+
+        Args:
+            role: whose arrays it takes; named: whose ``--map`` and ``--output`` count, where not the role's.
+            as_written: in the runtime's reference execution, without its graph optimisations.
+        """
         if self.task is None:
             raise AssertionError("accuracy is only asked where there is data")
         limit = self.measure.memory_limit_mib
+        where = target or self.target
+        how = plain(artifact, self.measure)
+        if as_written:
+            how = as_written_in(where, artifact, self.measure)
+        elif role == "student" and target is None:
+            how = self._as_shipped(label, artifact)
         request = EvaluationRequest(
             label=label,
-            artifact=artifact,
-            target=self.target.target,
-            runtime_paths=self.target.runtime_paths,
+            artifact=replace(artifact, settings=how.settings),
+            target=where.target,
+            runtime_paths=where.runtime_paths,
             task=self.task,
             split=split,
             data_digest=self.digests[split],
             role=role,
-            output=(self.output or {}).get(role, {}),
-            rename=(self.rename or {}).get(role, {}),
-            threads=self.measure.threads,
+            output=(self.output or {}).get(named or role, {}),
+            rename=(self.rename or {}).get(named or role, {}),
+            batch=how.batch,
+            threads=how.threads,
             timeout_s=max(3600.0, self.measure.timeout_s),
-            memory_bytes=int(limit * MIB) if limit else None,
+            # The limit is of what ships, not of where it was trained.
+            memory_bytes=int(limit * MIB) if limit and target is None else None,
             search=self.search,
         )
-        return evaluate_artifact(request, self.store)
+        found = evaluate_artifact(request, self.store)
+        self.notes.extend(n for n in found.environment.get("notes", ()) if n not in self.notes)
+        return found
+
+    def _as_shipped(self, label: str, artifact: Artifact) -> Execution:
+        """How it is timed; where nothing is timed beside it, at its own swept settings, which is then noted."""
+        timed = self.teacher if replace(self.limits, absolute=None) != TimingLimits() else None
+        beside = timed or (self.regression if self.policy.regression is not None else None)
+        how = as_shipped(
+            label, artifact, [beside] if beside else [], measure=self.measure, target=self.target
+        )
+        if not beside and how.tuning.note and how.tuning.note not in self.notes:
+            self.notes.append(how.tuning.note)
+        return how
+
+    def answers_of(self, name: str, split: str) -> Evaluation | None:
+        """The evaluation of a reference; None where the run has no such model."""
+        if name == "teacher" and self.teacher_evaluation is not None:
+            return self.teacher_evaluation
+        reference = self.references.get(name)
+        if reference is None:
+            return None
+        return self.evaluate(
+            reference.label, reference.artifact, split, reference.role, reference.target, named=name
+        )
+
+    @contextlib.contextmanager
+    def kept(self, failures: dict[str, Failure], what: str) -> Iterator[None]:
+        """Keep a failure to collect as evidence: the judge makes an error of it, with its reason.
+
+        What is wrong with the request itself, or with this machine's disk, is raised as it is.
+        """
+        try:
+            yield
+        except (DataError, ModelError, EvidenceError, ChildError) as e:
+            if not self.required:
+                raise
+            kind = "infrastructure" if isinstance(e, InfrastructureError) else "input"
+            failures[what] = Failure(kind=kind, reason=str(e))
 
     @property
     def limits(self) -> TimingLimits:
@@ -124,14 +208,13 @@ class Job:
 def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[Candidate]:
     """Every student as a candidate, with selection evidence where there is a choice: only what the policy asks."""
     choice = len(students) > 1 and job.teacher is not None
-    base_path = timing_path = ""
-    if choice and job.teacher is not None:
-        if job.policy.accuracy is not None:
-            base_path = job.folder.add_evaluation(job.evaluate(*job.teacher, "select", "teacher"))
-        if job.limits != TimingLimits():
-            # The server is judged at its rate; which student is fast is seen without one.
-            named = job.measure.as_scenario
-            scenario = Scenario() if named.name == SERVER else named
+    shared: dict[str, Failure] = {}
+    timing_path = ""
+    if choice and job.teacher is not None and job.limits != TimingLimits():
+        # The server is judged at its rate; which student is fast is seen without one.
+        named = job.measure.as_scenario
+        scenario = Scenario() if named.name == SERVER else named
+        with job.kept(shared, "latency"):
             timings = job.measure_against(job.teacher, students, {}, "select", scenario=scenario)
             timing_path = job.folder.add_measurement(f"select {job.target.target}", timings)
     # What the gates compare with: the teacher where there is one, else last release's model.
@@ -139,10 +222,8 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
     baseline = job.folder.add_artifact(*compared) if compared else ""
     candidates: list[Candidate] = []
     for index, (label, artifact) in enumerate(students):
-        accuracy = latency = None
-        if base_path:
-            own = job.evaluate(label, artifact, "select", "student")
-            accuracy = AccuracyEvidence(baseline=base_path, candidate=job.folder.add_evaluation(own))
+        accuracy, failures = collect_answers(job, label, artifact, "select") if choice else (None, {})
+        latency = None
         if timing_path:
             arm = CANDIDATE if index == 0 else f"{CANDIDATE}_{index + 1}"
             latency = LatencyEvidence(measurement=timing_path, arm=arm)
@@ -152,42 +233,61 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
                 target=str(job.target.target),
                 dtype=artifact.dtype,
                 baseline=baseline,
-                select=Evidence(accuracy=accuracy, latency=latency),
+                select=Evidence(accuracy=accuracy, latency=latency, failures={**shared, **failures}),
             )
         )
     return candidates
 
 
+def collect_answers(
+    job: Job, label: str, artifact: Artifact, split: str
+) -> tuple[AccuracyEvidence | None, dict[str, Failure]]:
+    """The student's answers beside those of every reference that the policy names, and what could not be had."""
+    failures: dict[str, Failure] = {}
+    if not job.policy.judges_answers or job.task is None:
+        return None, failures
+    known = [*job.references, *(["teacher"] if job.teacher_evaluation is not None else [])]
+    references: dict[str, str] = {}
+    for name in job.policy.references(known):
+        with job.kept(failures, f"accuracy.{name}"):
+            found = job.answers_of(name, split)
+            if found is not None:
+                references[name] = job.folder.add_evaluation(found)
+    own = ""
+    with job.kept(failures, "accuracy"):
+        own = job.folder.add_evaluation(job.evaluate(label, artifact, split, "student"))
+    if not own or not references:
+        return None, failures
+    return AccuracyEvidence(candidate=own, references=references), failures
+
+
 def collect_test(job: Job, student: tuple[str, Artifact]) -> Evidence:
     """The evidence that the selected candidate is judged on: only what the policy asks for."""
-    accuracy = latency = regression = alone = None
+    latency = regression = alone = None
     label, artifact = student
-    if job.policy.accuracy is not None and job.task is not None:
-        base = job.teacher_evaluation
-        if base is None and job.teacher is not None:
-            base = job.evaluate(*job.teacher, "test", "teacher")
-        if base is not None:
-            own = job.evaluate(label, artifact, "test", "student")
-            accuracy = AccuracyEvidence(
-                baseline=job.folder.add_evaluation(base), candidate=job.folder.add_evaluation(own)
-            )
+    accuracy, failures = collect_answers(job, label, artifact, "test")
     limits = job.limits
     beside_teacher = replace(limits, absolute=None) != TimingLimits()
     if beside_teacher and job.teacher is not None:
-        made = job.measure_against(job.teacher, [student], {label: limits}, "test")
-        latency = LatencyEvidence(
-            measurement=job.folder.add_measurement(f"{label} latency", made), arm=CANDIDATE
-        )
+        with job.kept(failures, "latency"):
+            made = job.measure_against(job.teacher, [student], {label: limits}, "test")
+            latency = LatencyEvidence(
+                measurement=job.folder.add_measurement(f"{label} latency", made), arm=CANDIDATE
+            )
         limits = TimingLimits()  # all of them have their evidence
     if job.policy.regression is not None and job.regression is not None:
         limit = TimingLimits(max_ratio=1 + job.policy.regression.max_regression, absolute=limits.absolute)
         job.folder.add_artifact(*job.regression)
-        made = job.measure_against(job.regression, [student], {label: limit}, "test", role="baseline")
-        regression = LatencyEvidence(
-            measurement=job.folder.add_measurement(f"{label} regression", made), arm=CANDIDATE
-        )
+        with job.kept(failures, "regression"):
+            made = job.measure_against(job.regression, [student], {label: limit}, "test", role="baseline")
+            regression = LatencyEvidence(
+                measurement=job.folder.add_measurement(f"{label} regression", made), arm=CANDIDATE
+            )
         limits = replace(limits, absolute=None)
     if limits.absolute is not None:
-        made = job.measure_against(student, [], {label: limits}, "test", role="student")
-        alone = LatencyEvidence(measurement=job.folder.add_measurement(f"{label} alone", made), arm=BASELINE)
-    return Evidence(accuracy=accuracy, latency=latency, regression=regression, alone=alone)
+        with job.kept(failures, "alone"):
+            made = job.measure_against(student, [], {label: limits}, "test", role="student")
+            alone = LatencyEvidence(
+                measurement=job.folder.add_measurement(f"{label} alone", made), arm=BASELINE
+            )
+    return Evidence(accuracy=accuracy, latency=latency, regression=regression, alone=alone, failures=failures)

@@ -30,12 +30,27 @@ from edgekd.gates.binomial import most_over
 from edgekd.gates.timing import TimingLimits
 from edgekd.measure import Protocol, Scenario, Setting, ledger, measure_scenario
 from edgekd.pipeline.tuning import tuning_for
+from edgekd.prepare import prepare_key
 from edgekd.spec import draw_feeds, stack_feeds
 from edgekd.stages import StageStore, tool_versions
 from edgekd.target import check_threads
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 
-_RUNTIME_PACKAGES = ("edgekd", "numpy", "onnxruntime", "onnxruntime-gpu", "torch", "pillow")
+_RUNTIME_PACKAGES = (
+    "edgekd",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "pillow",
+    "scipy",
+    "scikit-learn",
+    "pycocotools",
+    "tokenizers",
+    "seqeval",
+)
+#: What decides answers beside the runtime: tokenizers and the libraries that metrics come from.
+_TASK_PACKAGES = ("tokenizers", "scikit-learn", "seqeval")
 
 
 def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluation:
@@ -44,17 +59,19 @@ def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluati
     artifact = request.artifact
     key = {
         "artifact": artifact.digest,
-        "prepare": dict(artifact.prepare),
+        "prepare": prepare_key(artifact.prepare),
         "output": {**artifact.output, **request.output},
         "settings": dict(artifact.settings),
         "target": str(request.target),
+        "threads": request.threads,
         # A torch module's weights do not tell its code.
         "factory": artifact.lineage.get("factory") if artifact.format == "torch" else None,
         "data": request.data_digest,
         "role": request.role,
         "rename": dict(request.rename),
+        "cluster": request.task.cluster,
         "batch": request.batch,
-        "tools": tool_versions(*_RUNTIME_PACKAGES),
+        "tools": tool_versions(*_RUNTIME_PACKAGES, *_TASK_PACKAGES),
     }
 
     def build(out: Path, resume: Path) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import edgekd
 from edgekd.errors import DataError, UsageError
-from edgekd.evidence import Evaluation
-from edgekd.evidence.run import AbsentTarget, Candidate, Run
+from edgekd.evidence import Evaluation, Evidence
+from edgekd.evidence.run import AbsentTarget, Candidate, Hop, Run
 from edgekd.files import building
 from edgekd.gates.verdict import Verdict
 from edgekd.measure import ledger
-from edgekd.pipeline.candidates import Job
+from edgekd.pipeline.candidates import Job, Reference
+from edgekd.pipeline.chain import Shipped, collect_chain
 from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.folder import RunFolder, check_out
 from edgekd.pipeline.opening import check_inputs, is_missing, runnable
 from edgekd.pipeline.run import finish, judge_target, utc_now
 from edgekd.pipeline.targets import resolve_target
-from edgekd.policy import GatesBlock, check_scenario
+from edgekd.pipeline.thumbnails import add_thumbnails
+from edgekd.policy import GatesBlock, check_margins, check_scenario
 from edgekd.recipe import MeasureBlock
 from edgekd.stages import StageStore
 from edgekd.tasks import TaskSpec
@@ -30,10 +33,11 @@ class GateRequest:
     """What the command line asked.
 
     Attributes:
-        student, teacher, baseline: model references; teacher and baseline may be empty.
+        student, teacher, baseline, float32, naive: model references; all but the student may be empty.
         weights: role -> safetensors of a ``zoo:`` or ``python:`` reference.
         policy: the gates asked.
         data: a data reference; empty where only latency or size is asked.
+        prepare: role -> how examples become feeds, where the model's own documents do not say.
         output: role -> ``{"name", "kind"}``; rename: role -> model input -> array.
         first_run: accept that the baseline does not exist yet.
     """
@@ -42,11 +46,15 @@ class GateRequest:
     policy: GatesBlock
     teacher: str = ""
     baseline: str = ""
+    float32: str = ""
+    naive: str = ""
     weights: Mapping[str, Path] = field(default_factory=dict)
     teacher_evaluation: Evaluation | None = None
     data: str = ""
     task_kind: str = "classification"
     metric: str = ""
+    cluster: str = ""
+    prepare: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     target: str = "cpu:onnxruntime"
     measure: MeasureBlock = field(default_factory=MeasureBlock)
     shapes: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
@@ -57,21 +65,39 @@ class GateRequest:
     name: str = "gate"
 
 
+_LACKS = {
+    "teacher": ("an accuracy gate needs a teacher", "give --teacher T.onnx (or --teacher-evaluation)"),
+    "naive": ("a gate against the naive student needs one", "give --naive N.onnx"),
+    "float32": ("a gate against the student's own float32 needs it", "give --float32 F.onnx"),
+    "baseline": ("a gate against the last release needs it", "give --baseline A.onnx"),
+}
+
+
+def _given(request: GateRequest) -> list[str]:
+    """The references that there are models (or a stored evaluation) for."""
+    named = {
+        "teacher": request.teacher or request.teacher_evaluation,
+        "float32": request.float32,
+        "naive": request.naive,
+        "baseline": request.baseline,
+    }
+    return [name for name, value in named.items() if value]
+
+
 def _check_asked(request: GateRequest) -> None:
     policy = request.policy
     if not policy.asked:
         raise UsageError(
             "no gate was asked",
-            "give --data (accuracy), --max-latency-ratio, --max-latency-ms, --max-tail-ratio, --max-regression or "
-            "--max-size-mib",
+            "give --data (accuracy), --max-flips, --max-latency-ratio, --max-latency-ms, --max-tail-ratio, "
+            "--max-regression or --max-size-mib",
         )
-    if policy.accuracy is not None and not request.data:
-        raise UsageError("--max-accuracy-drop needs labelled data", "give --data D.npz")
-    has_teacher = bool(request.teacher) or request.teacher_evaluation is not None
-    if policy.accuracy is not None and not has_teacher:
-        raise UsageError(
-            "an accuracy gate needs a teacher", "give --teacher T.onnx (or --teacher-evaluation)"
-        )
+    if policy.judges_answers and not request.data:
+        raise UsageError("a gate that compares answers needs labelled data", "give --data D.npz")
+    for name in policy.references(_given(request)):
+        if name not in _given(request):
+            raise UsageError(*_LACKS[name])
+    check_margins(policy, request.task_kind, request.metric)
     if policy.latency is not None and not request.teacher:
         raise UsageError("--max-latency-ratio needs a teacher that runs here", "give --teacher T.onnx")
     if policy.tail is not None and not request.teacher:
@@ -94,7 +120,11 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
     digests: dict[str, str] = {}
     if request.data:
         task = TaskSpec(
-            kind=request.task_kind, metric=request.metric, data={"test": request.data}, base=str(Path.cwd())
+            kind=request.task_kind,
+            metric=request.metric,
+            data={"test": request.data},
+            base=str(Path.cwd()),
+            cluster=request.cluster,
         )
         digests["test"] = task.split_digest("test")
     stored = request.teacher_evaluation
@@ -110,29 +140,36 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
         absent: tuple[AbsentTarget, ...] = ()
         state = ""
         notes: list[str] = []
+        chain: tuple[Hop, ...] = ()
+        compared: dict[str, str] = {}
         if isinstance(target, AbsentTarget):
             absent = (target,)
         else:
-            student = runnable(request.student, "student", request.weights, target, store)
+            student = runnable(request.student, "student", request.weights, target, store, request.prepare)
             teacher = (
-                runnable(request.teacher, "teacher", request.weights, target, store)
+                runnable(request.teacher, "teacher", request.weights, target, store, request.prepare)
                 if request.teacher
                 else None
             )
-            regression = None
-            if request.policy.regression is not None:
+            baseline = None
+            if request.baseline:
                 if request.first_run and is_missing(request.baseline, Path.cwd()):
                     state = "first-run"
                 else:
-                    regression = (
-                        "baseline",
-                        runnable(request.baseline, "baseline", request.weights, target, store),
+                    baseline = runnable(
+                        request.baseline, "baseline", request.weights, target, store, request.prepare
                     )
                     state = "present"
+            others = {
+                name: runnable(value, name, request.weights, target, store, request.prepare)
+                for name, value in (("float32", request.float32), ("naive", request.naive))
+                if value
+            }
             opened = {
                 "student": student,
                 "teacher": teacher,
-                "baseline": regression[1] if regression else None,
+                "baseline": baseline,
+                **others,
             }
             check_inputs(
                 {role: a for role, a in opened.items() if a is not None},
@@ -141,20 +178,34 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
             )
             if teacher is not None:
                 folder.add_artifact("teacher", teacher)
+            references = {
+                name: Reference(label=name, artifact=a, role="teacher" if name == "teacher" else "student")
+                for name, a in opened.items()
+                if a is not None and name != "student"
+            }
+            compared = {name: r.artifact.digest for name, r in references.items()}
+            if stored is not None:
+                compared["teacher"] = stored.artifact
             job = Job(
                 target=target, policy=request.policy, task=task, digests=digests,
                 feeds=Feeds(task=task, shapes=request.shapes, rename=request.rename), measure=request.measure,
                 store=store, folder=folder, teacher=("teacher", teacher) if teacher else None,
-                teacher_evaluation=stored, regression=regression, output=request.output, rename=request.rename,
+                references=references,
+                teacher_evaluation=stored, regression=("baseline", baseline) if baseline else None, output=request.output, rename=request.rename,
                 search=(Path.cwd(),), remeasure=request.remeasure,
             )  # fmt: skip
             digest, candidates = judge_target(job, [("student", student)])
             notes = job.notes
+            if request.policy.judges_answers:
+                test = next(c.test for c in candidates if c.artifact == digest) or Evidence()
+                shipped = [Shipped(job=job, label="student", artifact=student, test=test)]
+                chain, missing = collect_chain(shipped, [("student", student)])
+                notes += [*missing, *add_thumbnails(shipped, chain, {str(target.target): digest})]
             selected[str(target.target)] = digest
         run = Run(
             name=request.name, policy=request.policy.model_dump(mode="json", exclude_none=True),
             artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=absent,
-            notes=tuple(notes), regression_baseline=state, environment=ledger.machine(), collected_at=utc_now(),
+            chain=chain, notes=tuple(notes), regression_baseline=state, references=compared, environment=ledger.machine(), collected_at=utc_now(),
             edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, request.policy)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.errors import UsageError
@@ -15,14 +17,24 @@ from edgekd.stages import StageStore
 
 
 def runnable(
-    reference: str, role: str, weights: Mapping[str, Path], target: ResolvedTarget, store: StageStore
+    reference: str,
+    role: str,
+    weights: Mapping[str, Path],
+    target: ResolvedTarget,
+    store: StageStore,
+    prepare: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Artifact:
     """A reference as an artifact that the target opens; torch models are exported where it cannot open them.
+
+    Args:
+        prepare: role -> how examples become its feeds, in place of what the model's own documents say.
 
     Raises:
         ModelError: missing or damaged; UsageError: no way to that runtime's format.
     """
     opened = open_reference(reference, weights=weights.get(role), base=Path.cwd(), store=store)
+    if own := (prepare or {}).get(role):
+        opened = replace(opened, prepare=own) if isinstance(opened, Model) else opened.with_prepare(own)
     if isinstance(opened, Model):
         if "torch" in target.runtime_paths:
             return opened.as_artifact()

@@ -11,10 +11,9 @@ from typing import Any
 
 import edgekd
 from edgekd.artifact import Artifact
-from edgekd.errors import InfrastructureError, ModelError, UsageError
-from edgekd.evaluate import EvaluationRequest
-from edgekd.evidence import load_evaluation
-from edgekd.evidence.run import AbsentTarget, Candidate, Hop, Run
+from edgekd.errors import InfrastructureError, InputError, UsageError
+from edgekd.evidence import Evidence
+from edgekd.evidence.run import AbsentTarget, Candidate, Run
 from edgekd.files import building, write_bytes, write_json
 from edgekd.gates.judge import judge_run, select_candidates
 from edgekd.gates.verdict import Verdict
@@ -22,11 +21,13 @@ from edgekd.measure import ledger
 from edgekd.model import Model
 from edgekd.models import open_reference
 from edgekd.pipeline.artifacts import export_model, exporter_for, quantize_artifact
-from edgekd.pipeline.candidates import Job, collect_select, collect_test
-from edgekd.pipeline.collect import Feeds, evaluate_artifact
+from edgekd.pipeline.candidates import Job, Reference, collect_select, collect_test
+from edgekd.pipeline.chain import Shipped, collect_chain, teacher_note
+from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.folder import RunFolder, check_out
 from edgekd.pipeline.opening import check_inputs, is_missing
 from edgekd.pipeline.targets import ResolvedTarget, resolve_target, torch_target
+from edgekd.pipeline.thumbnails import add_thumbnails
 from edgekd.pipeline.training import Made, TrainProgress, make_models, task_spec
 from edgekd.quantize import QuantConfig
 from edgekd.recipe import Recipe, TargetBlock, shapes_of
@@ -67,67 +68,6 @@ def make_candidates(
                 )
                 found.append((f"student {dtype}", quantized))
     return found
-
-
-def _chain(
-    made: Made, candidates: Sequence[tuple[str, Artifact]], job: Job, teacher: tuple[str, Artifact]
-) -> tuple[Hop, ...]:
-    """Evaluations of every hop on the test split: torch modules in torch, artifacts as they ship."""
-    hops = [
-        Hop(
-            hop="teacher",
-            label="teacher",
-            evaluation=job.folder.add_evaluation(job.evaluate(*teacher, "test", "teacher")),
-        )
-    ]
-    if job.task is None:
-        raise AssertionError("a recipe always has a task")
-    torch_models: list[tuple[str, str, Model]] = [
-        ("naive", f"naive student {k + 1}", m) for k, m in enumerate(made.naive)
-    ]
-    if isinstance(made.student, Model):
-        torch_models.append(("distilled", "distilled student (torch)", made.student))
-    if torch_models:
-        torch = torch_target()
-        for hop, label, model in torch_models:
-            request = EvaluationRequest(
-                label=label, artifact=model.as_artifact(), target=torch.target, runtime_paths=torch.runtime_paths,
-                task=job.task, split="test", data_digest=job.digests["test"], search=job.search,
-                output=(job.output or {}).get("student", {}),
-                threads=job.measure.threads,
-            )  # fmt: skip
-            hops.append(
-                Hop(
-                    hop=hop,
-                    label=label,
-                    evaluation=job.folder.add_evaluation(evaluate_artifact(request, job.store)),
-                )
-            )
-    for label, artifact in candidates:
-        hop = "exported" if artifact.dtype == "float32" else "quantized"
-        evaluation = job.evaluate(label, artifact, "test", "student")
-        hops.append(
-            Hop(
-                hop=hop,
-                label=f"{label} ({artifact.format})",
-                evaluation=job.folder.add_evaluation(evaluation),
-            )
-        )
-    return tuple(hops)
-
-
-def teacher_note(folder: Path, chain: Sequence[Hop]) -> tuple[str, ...]:
-    """A warning where the teacher is worse than a student trained without it: beating it proves nothing."""
-    means = {
-        h.label: load_evaluation(folder / h.evaluation).mean for h in chain if h.hop in ("teacher", "naive")
-    }
-    teacher, naive = means.get("teacher"), [m for label, m in means.items() if label != "teacher"]
-    if teacher is None or not naive or teacher >= max(naive):
-        return ()
-    return (
-        f"The teacher ({teacher:.2%}) is below a student of this size trained without it ({max(naive):.2%}): train the "
-        "teacher further, for beating a handicapped teacher proves nothing.",
-    )
 
 
 def finish(folder: RunFolder, run: Run, policy: Any) -> Verdict:
@@ -198,19 +138,28 @@ def run_recipe(
     targets = check_names(recipe)
     task = task_spec(recipe, base)
     digests = {s: task.split_digest(s) for s in ("select", "test") if s in task.data}
+    if len(digests) == 2 and len(set(digests.values())) == 1:
+        raise UsageError(
+            "task.data.select and task.data.test hold the same rows",
+            "what is chosen by looking is judged on other rows: split them, e.g. data.npz#0:1000 and data.npz#1000:",
+        )
     made = make_models(recipe, base, store, progress)
     students = make_candidates(recipe, made, task, store)
     teacher = ("teacher", float_artifact(made.teacher, recipe.export[0], recipe, store, "teacher"))
-    regression = None
+    baseline = None
     state = ""
-    if recipe.gates.regression is not None:
-        if first_run and is_missing(recipe.gates.regression.baseline, base):
+    if recipe.gates.baseline:
+        if first_run and is_missing(recipe.gates.baseline, base):
             state = "first-run"
         else:
-            opened = open_reference(recipe.gates.regression.baseline, weights=None, base=base, store=store)
-            regression = ("baseline", float_artifact(opened, recipe.export[0], recipe, store, "baseline"))
+            opened = open_reference(recipe.gates.baseline, weights=None, base=base, store=store)
+            baseline = ("baseline", float_artifact(opened, recipe.export[0], recipe, store, "baseline"))
             state = "present"
     check_inputs({"teacher": teacher[1], **dict(students)}, shapes=recipe.shapes, rename={})
+    references = {"teacher": Reference(label=teacher[0], artifact=teacher[1], role="teacher")}
+    references |= student_references(recipe, made, students, store)
+    if baseline is not None:
+        references["baseline"] = Reference(label=baseline[0], artifact=baseline[1])
     answer = parse_output(recipe.task.output) if recipe.task.output else {}
     output = {"teacher": answer, "student": answer}
     with building(out) as root:
@@ -223,7 +172,7 @@ def run_recipe(
         selected: dict[str, str] = {}
         optional: list[str] = []
         said: list[str] = []
-        chain: tuple[Hop, ...] = ()
+        shipped: list[Shipped] = []
         absent: list[AbsentTarget] = []
         for target in targets:
             if isinstance(target, AbsentTarget):
@@ -231,12 +180,13 @@ def run_recipe(
                 continue
             job = Job(
                 target=target, policy=recipe.gates, task=task, digests=digests, feeds=Feeds(task=task, split="test"),
-                measure=recipe.measure, store=store, folder=folder, teacher=teacher, regression=regression,
-                search=(base,), remeasure=remeasure, output=output,
+                measure=recipe.measure, store=store, folder=folder, teacher=teacher, regression=baseline,
+                references=references, search=(base,), remeasure=remeasure, output=output,
+                required=target.target.required,
             )  # fmt: skip
             try:
                 digest, judged = judge_target(job, students)
-            except (InfrastructureError, ModelError) as e:
+            except (InfrastructureError, InputError) as e:
                 if target.target.required:
                     raise
                 absent.append(AbsentTarget(target=str(target.target), required=False, reason=f"failed: {e}"))
@@ -246,16 +196,39 @@ def run_recipe(
             said += [n for n in job.notes if n not in said]
             if not target.target.required:
                 optional.append(str(target.target))
-            if not chain:
-                chain = _chain(made, students, job, teacher)
+            label, artifact = next(s for s in students if s[1].digest == digest)
+            test = next(c.test for c in judged if c.artifact == digest) or Evidence()
+            shipped.append(Shipped(job=job, label=label, artifact=artifact, test=test))
+        chain, missing = collect_chain(
+            shipped,
+            students,
+            naive=[(f"naive student {k + 1}", m) for k, m in enumerate(made.naive)],
+            distilled=made.student if isinstance(made.student, Model) else None,
+        )
+        missing += add_thumbnails(shipped, chain, selected)
         write_json(root / "recipe.json", recipe.model_dump(mode="json"))
         run = Run(
             name=recipe.name, policy=recipe.gates.model_dump(mode="json", exclude_none=True),
             artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=tuple(absent), optional=tuple(optional),
-            chain=chain, notes=(*notes, *said, *teacher_note(root, chain)), regression_baseline=state, environment=ledger.machine(),
+            chain=chain, notes=(*notes, *said, *missing, *teacher_note(root, chain)), regression_baseline=state,
+            references={name: r.artifact.digest for name, r in references.items()}, environment=ledger.machine(),
             provenance=recipe.provenance, collected_at=utc_now(), edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, recipe.gates)
+
+
+def student_references(
+    recipe: Recipe, made: Made, students: Sequence[tuple[str, Artifact]], store: StageStore
+) -> dict[str, Reference]:
+    """The student's own float32 and, where there are naive controls, the first of them, as gates may name them."""
+    base = next((a for _, a in students if a.dtype == "float32"), None)
+    base = base or float_artifact(made.student, recipe.export[0], recipe, store, "student")
+    found = {"float32": Reference(label="student float32", artifact=base)}
+    if made.naive:
+        found["naive"] = Reference(
+            label="naive student 1", artifact=made.naive[0].as_artifact(), target=torch_target()
+        )
+    return found
 
 
 def judge_target(job: Job, students: Sequence[tuple[str, Artifact]]) -> tuple[str, list[Candidate]]:

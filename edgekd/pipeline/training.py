@@ -14,6 +14,7 @@ from edgekd.errors import ModelError, UsageError
 from edgekd.files import sha256_file
 from edgekd.model import Model, load_model
 from edgekd.models import materialise, open_reference
+from edgekd.prepare import locate_files, prepare_key
 from edgekd.recipe import DistillBlock, Recipe, StudentBlock, TeacherBlock, TrainBlock
 from edgekd.stages import StageStore, tool_versions
 from edgekd.tasks import TaskSpec, build_task
@@ -59,9 +60,12 @@ def _teacher_code(teacher: Model) -> dict[str, Any]:
     from edgekd_torch.zoo import ZOO
 
     if not teacher.factory.startswith("zoo:"):
-        return {"teacher_code": teacher.lineage.get("factory"), "teacher_prepare": dict(teacher.prepare)}
+        return {
+            "teacher_code": teacher.lineage.get("factory"),
+            "teacher_prepare": prepare_key(teacher.prepare),
+        }
     usual = ZOO[teacher.factory.removeprefix("zoo:")].prepare
-    return {} if dict(teacher.prepare) == dict(usual) else {"teacher_prepare": dict(teacher.prepare)}
+    return {} if dict(teacher.prepare) == dict(usual) else {"teacher_prepare": prepare_key(teacher.prepare)}
 
 
 def obtain_model(
@@ -89,7 +93,7 @@ def obtain_model(
     soft = request.teacher if config.method == "logits" else None
     key = {
         "factory": factory_digest(request.factory, search),
-        "prepare": dict(request.prepare),
+        "prepare": prepare_key(request.prepare),
         "weights": sha256_file(request.weights) if request.weights else None,
         "training": config.to_json(),
         "teacher": soft.as_artifact().digest if soft else None,
@@ -135,6 +139,7 @@ def task_spec(recipe: Recipe, base: Path) -> TaskSpec:
         metric=recipe.task.metric,
         data={str(k): v for k, v in recipe.task.data.items()},
         base=str(base),
+        cluster=recipe.task.cluster,
     )
 
 
@@ -155,7 +160,10 @@ def _train(
 def _as_it_is(block: TeacherBlock | StudentBlock, base: Path, store: StageStore) -> Model | Artifact:
     """A model that was made elsewhere, with the recipe's preprocessing where it gives one."""
     opened = open_reference(block.model, weights=None, base=base, store=store)
-    return replace(opened, prepare=block.prepare) if block.prepare else opened
+    if not block.prepare:
+        return opened
+    prepare = locate_files(block.prepare, base)
+    return replace(opened, prepare=prepare) if isinstance(opened, Model) else opened.with_prepare(prepare)
 
 
 def make_models(recipe: Recipe, base: Path, store: StageStore, progress: TrainProgress | None = None) -> Made:
@@ -170,7 +178,7 @@ def make_models(recipe: Recipe, base: Path, store: StageStore, progress: TrainPr
             TorchModelRequest(
                 name="teacher",
                 factory=recipe.teacher.model,
-                prepare=recipe.teacher.prepare,
+                prepare=locate_files(recipe.teacher.prepare, base),
                 weights=base / recipe.teacher.weights if recipe.teacher.weights else None,
                 config=train_config(recipe.teacher.train) if recipe.teacher.train else None,
             ),
@@ -194,7 +202,7 @@ def make_models(recipe: Recipe, base: Path, store: StageStore, progress: TrainPr
         TorchModelRequest(
             name="distilled student",
             factory=recipe.student.model,
-            prepare=recipe.student.prepare,
+            prepare=locate_files(recipe.student.prepare, base),
             weights=base / recipe.student.weights if recipe.student.weights else None,
             config=train_config(distill) if distill else None,
             teacher=teacher if isinstance(teacher, Model) else None,
@@ -220,7 +228,7 @@ def _naive(
             TorchModelRequest(
                 name=f"naive student {k + 1}",
                 factory=recipe.student.model,
-                prepare=recipe.student.prepare,
+                prepare=locate_files(recipe.student.prepare, base),
                 weights=base / recipe.student.weights if recipe.student.weights else None,
                 config=train_config(distill, seed=distill.seed + 1 + k, method="labels"),
             ),

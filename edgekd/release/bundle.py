@@ -189,7 +189,7 @@ def _evidence_files(folder: Path, run: Run) -> list[str]:
             if evidence is None:
                 continue
             if evidence.accuracy is not None:
-                named |= {evidence.accuracy.baseline, evidence.accuracy.candidate}
+                named |= {*evidence.accuracy.references.values(), evidence.accuracy.candidate}
             named |= {e.measurement for e in evidence.timings}
     files = []
     for path in sorted(named):

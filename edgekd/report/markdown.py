@@ -1,66 +1,151 @@
-"""The pull request's view."""
+"""The pull request's view: report.md, also a comment. The verdict first, what holds it up next, all else folded away."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from edgekd.gates.verdict import Decision, Gate
 from edgekd.report import words
+from edgekd.report.github import code, details, escape, table
+from edgekd.report.grouped import ORDER, SHOWN, SliceGroup, group_slices
 from edgekd.report.view import View, flatten, ledger_ranges
 
-_MARKS = {"pass": "✅", "reject": "❌", "inconclusive": "❔", "error": "⚠️", "not_run": "➖"}
+_MARKS: dict[Decision, str] = {
+    "pass": "✅",
+    "reject": "❌",
+    "inconclusive": "❔",
+    "error": "⚠️",
+    "not_run": "➖",
+}
+_MAY: dict[Decision, str] = {
+    "pass": "may ship",
+    "reject": "may not ship",
+    "inconclusive": "not decided",
+    "error": "could not be judged",
+    "not_run": "nothing was judged",
+}
 
 
 def render_markdown(view: View) -> str:
     """GitHub-flavoured Markdown."""
     verdict = view.verdict
-    lines = [
-        f"# {_safe(view.run.name)}: {_MARKS[verdict.decision]} {words.DECISION_WORDS[verdict.decision]}",
-        "",
-        words.HEADLINES[verdict.decision],
-        "",
-        *(
-            f"- {_MARKS[g.decision]} **{g.gate}** on `{g.target}`: {_safe(g.reason)}"
-            + (" (optional target, does not decide)" if g.target in verdict.optional else "")
-            for g in verdict.gates
-        ),
-        "",
-        "## Gates",
-        "",
-        *_table(words.GATE_HEADER, [words.gate_row(g) for g in verdict.gates]),
+    gates, groups = group_slices(verdict.gates)
+    parts = [
+        [_first_line(view)],
+        _gates(view, gates, groups),
+        _reasons(view, gates, groups),
+        _chain(view),
+        [f"- {escape(n)}" for n in view.notes],
+        _folded(view),
+        [_last_line(view)],
     ]
-    if view.chain is not None:
-        header = (words.CHAIN_HEADER[0], view.chain.metric, *words.CHAIN_HEADER[2:])
-        lines += ["", f"## Chain, on the {view.chain.split} split", ""]
-        lines += _table(header, words.chain_rows(view.chain))
-        lines += ["", *(f"- {_safe(s)}" for s in words.chain_sentences(view.chain))]
-    lines += ["", "## Candidates", ""]
-    lines += _table(words.CANDIDATE_HEADER, [words.candidate_row(c) for c in view.candidates])
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def _worst(view: View) -> Gate | None:
+    """The first gate of a required target that is as bad as the run; None of a run that passed."""
+    verdict = view.verdict
+    if verdict.decision == "pass":
+        return None
+    deciding = (g for g in verdict.gates if g.target not in verdict.optional)
+    return next((g for g in deciding if g.decision == verdict.decision), None)
+
+
+def _first_line(view: View) -> str:
+    """Verdict, run and the reason of the worst gate; of a run that passed, how many gates did."""
+    verdict = view.verdict
+    mark, word = _MARKS[verdict.decision], words.DECISION_WORDS[verdict.decision]
+    head = f"{mark} **{word}: {escape(view.run.name)} {_MAY[verdict.decision]}.**"
+    if verdict.decision == "pass":
+        passed = [g for g in verdict.gates if g.decision == "pass" and g.target not in verdict.optional]
+        targets = list(dict.fromkeys(g.target for g in passed))
+        where = code(targets[0]) if len(targets) == 1 else f"{len(targets)} targets"
+        return f"{head} {len(passed):,} gate{'s' * (len(passed) != 1)} passed on {where}."
+    worst = _worst(view)
+    if worst is None:
+        return f"{head} {words.HEADLINES[verdict.decision]}"
+    return f"{head} {escape(words.gate_name(worst))} on {code(worst.target)}: {escape(worst.reason)}"
+
+
+def _gates(view: View, gates: Sequence[Gate], groups: Sequence[SliceGroup]) -> list[str]:
+    """One row per gate, and per slice that holds the run up; the other slices are counted."""
+    shown = [*gates, *(g for group in groups for g in group.failing[:SHOWN])]
+    # What did not run has no figures; its reason is told below.
+    shown = [g for g in shown if g.decision != "not_run" or g.estimate is not None]
+    targets = {g.target for g in (*shown, *(g for group in groups for g in group.gates))}
+    header = words.GATE_HEADER if len(targets) > 1 else words.GATE_HEADER[:-1]
+    rows = []
+    for gate in shown:
+        name, word, *figures, target = map(escape, words.gate_row(gate))
+        rows.append([name, f"{_MARKS[gate.decision]} {word}", *figures, code(gate.target) if target else ""])
+    said = []
+    for group in groups:
+        where = f" on {code(group.target)}" if len(targets) > 1 else ""
+        more = len(group.failing) - SHOWN
+        rest = f"; {more:,} more of them are in verdict.json" if more > 0 else ""
+        said.append(f"- {_MARKS[group.decision]} {escape(group.gate)}{where}: {escape(group.told)}{rest}.")
+    lines = table(header, [r[: len(header)] for r in rows]) if rows else []
+    return [*lines, *([""] if lines and said else []), *said]
+
+
+def _reasons(view: View, gates: Sequence[Gate], groups: Sequence[SliceGroup]) -> list[str]:
+    """Why each gate that did not pass did not, the worst first; each reason once, the first line's not again."""
+    worst = _worst(view)
+    shown = [*gates, *(g for group in groups for g in group.failing[:SHOWN])]
+    reasons: dict[tuple[str, str], list[Gate]] = {}
+    for gate in sorted(shown, key=lambda g: ORDER.index(g.decision)):
+        if gate.decision != "pass" and gate is not worst:
+            reasons.setdefault((gate.target, gate.reason), []).append(gate)
+    return [
+        f"- {_MARKS[own[0].decision]} **{', '.join(escape(words.gate_name(g)) for g in own)}** on {code(target)}: "
+        f"{escape(reason)}"
+        + (" (optional target, does not decide)" if target in view.verdict.optional else "")
+        for (target, reason), own in reasons.items()
+    ]
+
+
+def _chain(view: View) -> list[str]:
+    chain = view.chain
+    if chain is None:
+        return []
+    header = (words.CHAIN_HEADER[0], chain.metric, *words.CHAIN_HEADER[2:])
+    rows = [[escape(c) for c in row] for row in words.chain_rows(chain)]
+    said = [f"- {escape(s)}" for s in words.chain_sentences(chain)]
+    unit = "points" if chain.unit == "fraction" else escape(chain.unit)
+    title = f"**The chain on the {escape(chain.split)} split**" + (f", differences in {unit}" if unit else "")
+    return [title, "", *table([escape(h) for h in header], rows), *(["", *said] if said else [])]
+
+
+def _folded(view: View) -> list[str]:
+    """Candidates, timings and the machine."""
+    lines: list[str] = []
+    if len(view.candidates) > 1:
+        rows = [[escape(c) for c in words.candidate_row(row)] for row in view.candidates]
+        lines += details(f"{len(rows)} candidates", table(words.CANDIDATE_HEADER, rows))
+    for flips in view.flips:
+        rows = [[escape(c) for c in row] for row in words.flip_rows(flips)]
+        said = [escape(words.flip_sentence(flips)), "", *table(words.FLIP_HEADER, rows)]
+        lines += details(f"{flips.lost:,} flipped examples", said if rows else said[:1])
     if view.latencies:
-        lines += ["", "## Timings", "", words.LATENCY_NOTE]
+        lines += details("Timings", [words.LATENCY_NOTE, *_timings(view)])
+    environment = [[escape(c) for c in row] for row in flatten(view.verdict.environment)]
+    if environment:
+        lines += details("Machine", table(("reading", "value"), environment))
+    return lines
+
+
+def _timings(view: View) -> Iterator[str]:
     for timings in view.latencies:
-        lines += ["", f"**{_safe(words.latency_title(timings))}**", ""]
-        lines += _table(words.LATENCY_HEADER, words.latency_rows(timings))
+        yield from ("", f"**{escape(words.latency_title(timings))}**", "")
+        yield from table(words.LATENCY_HEADER, [[escape(c) for c in r] for r in words.latency_rows(timings)])
         if timings.selected and timings.ledgers:
             readings = ", ".join(f"{k} {v}" for k, v in ledger_ranges(timings.ledgers) if v != "unavailable")
-            lines += ["", f"Machine meanwhile (over the restarts): {_safe(readings) or 'no readings'}."]
-    if view.notes:
-        lines += ["", "## Notes", "", *(f"- {_safe(n)}" for n in view.notes)]
-    environment = flatten(verdict.environment)
-    if environment:
-        lines += ["", "## Environment", "", *_table(("reading", "value"), environment)]
-    lines += ["", f"Collected at {verdict.collected_at}, judged by EdgeKD {verdict.edgekd}."]
-    return "\n".join(lines) + "\n"
+            yield from ("", f"Machine meanwhile (over the restarts): {escape(readings) or 'no readings'}.")
 
 
-def _safe(text: str) -> str:
-    """Text that cannot open a tag, a table cell or another line."""
-    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return " ".join(plain.split())
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(_safe, cells)) + " |"
-
-    rule = "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"
-    return [line(header), rule, *map(line, rows)]
+def _last_line(view: View) -> str:
+    """What was judged, when and by what, small."""
+    verdict = view.verdict
+    judged = [f"{view.name_of(a)} {a[:19]}" for a in dict.fromkeys(verdict.selected.values())]
+    said = [*judged, f"collected at {verdict.collected_at}", f"judged by EdgeKD {verdict.edgekd}"]
+    return f"<sub>{escape(', '.join(said))}</sub>"

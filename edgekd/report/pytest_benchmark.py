@@ -39,6 +39,7 @@ def benchmark_rows(folder: Path, fullname: str) -> list[dict[str, Any]]:
     """
     run, verdict = load_run(folder), load_verdict(folder / VERDICT_FILE)
     rows: list[dict[str, Any]] = []
+    several = len(run.selected) > 1
     for candidate in run.candidates:
         if run.selected.get(candidate.target) != candidate.artifact:
             continue
@@ -49,8 +50,38 @@ def benchmark_rows(folder: Path, fullname: str) -> list[dict[str, Any]]:
                 blocks = [b for r in measurement.restarts for b in r.blocks.get(arm, ()) if len(b)]
                 if arm != TWIN and blocks:
                     stats = _stats(np.concatenate(blocks))
-                    rows.append(_row(fullname, gate, arm, measurement, verdict, stats))
+                    asked = f"{candidate.target}:{gate}" if several else gate
+                    rows.append(_row(fullname, asked, arm, measurement, verdict, stats))
     return rows
+
+
+def render_pytest_benchmark(folders: Sequence[Path]) -> str:
+    """The file of run folders: each run's name stands for the test; time and machine are the first run's.
+
+    ``commit_info`` knows nothing: a run does not record the sources that it was made from.
+
+    Raises:
+        EvidenceError: no run, or evidence that was altered.
+    """
+    runs = [load_run(folder) for folder in folders]
+    rows = [
+        row for folder, run in zip(folders, runs, strict=True) for row in benchmark_rows(folder, run.name)
+    ]
+    first = runs[0]
+    known = first.environment.get("machine")
+    known = known if isinstance(known, Mapping) else first.environment
+    machine = {
+        "node": "", "processor": str(known.get("cpu") or ""), "machine": str(known.get("machine") or ""),
+        "python_version": str(first.environment.get("python") or ""), "release": str(known.get("kernel") or ""),
+        "system": str(known.get("system") or ""), "cpu": {"count": known.get("cpus"), "brand_raw": known.get("cpu")},
+    }  # fmt: skip
+    commit = {
+        "id": "unversioned", "time": None, "author_time": None, "dirty": False, "project": first.name,
+        "branch": "(unknown)",
+    }  # fmt: skip
+    return benchmark_document(
+        rows, machine=machine, commit=commit, at=first.collected_at or "unknown"
+    ).decode()
 
 
 def _measurements(evidence: Evidence) -> Iterator[tuple[str, str]]:
@@ -133,14 +164,14 @@ def commit_info() -> dict[str, Any]:
 
 
 def benchmark_document(
-    rows: Sequence[Mapping[str, Any]], *, machine: Mapping[str, Any], commit: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]], *, machine: Mapping[str, Any], commit: Mapping[str, Any], at: str = ""
 ) -> bytes:
-    """The whole file, UTF-8."""
+    """The whole file, UTF-8; ``at`` is its time, ISO 8601, and empty stands for now."""
     document = {
         "machine_info": dict(machine),
         "commit_info": dict(commit),
         "benchmarks": [dict(r) for r in rows],
-        "datetime": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        "datetime": at or time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
         "version": FORMAT_VERSION,
     }
     return (json.dumps(document, indent=1, ensure_ascii=True, default=str) + "\n").encode()

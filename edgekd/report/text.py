@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from edgekd.gates.verdict import Decision
 from edgekd.report import words
+from edgekd.report.grouped import SHOWN, group_slices
 from edgekd.report.view import View
 
 _COLOURS: dict[Decision, str] = {
@@ -26,24 +27,41 @@ def render_text(view: View, *, colour: bool = False) -> str:
 
     verdict = view.verdict
     lines = [
-        f"{view.run.name}: {paint(words.DECISION_WORDS[verdict.decision], verdict.decision)}. "
+        f"{_tame(view.run.name)}: {paint(words.DECISION_WORDS[verdict.decision], verdict.decision)}. "
         f"{words.HEADLINES[verdict.decision]}",
         "",
     ]
-    wide = max([10, *(len(g.gate) for g in verdict.gates)])
-    for gate in verdict.gates:
-        word = words.DECISION_WORDS[gate.decision]
-        optional = " (optional target, does not decide)" if gate.target in verdict.optional else ""
-        name = gate.gate if gate.slice is None else f"{gate.gate}:{gate.slice}"
+    gates, groups = group_slices(verdict.gates)
+    gates += [g.gates[0] for g in groups if len(g.gates) == 1]
+    groups = [g for g in groups if len(g.gates) > 1]
+    names = [_tame(words.gate_name(gate)) for gate in gates]
+    wide = max([10, *map(len, names), *(len(_tame(g.gate)) for g in groups)])
+
+    def row(decision: Decision, name: str, target: str, said: str) -> str:
+        word = words.DECISION_WORDS[decision]
+        optional = " (optional target, does not decide)" if target in verdict.optional else ""
+        return f"  {paint(f'{word:12}', decision)}  {name:{wide}}  {target}: {_tame(said)}{optional}"
+
+    for name, gate in zip(names, gates, strict=True):
+        lines.append(row(gate.decision, name, gate.target, gate.reason))
+    for group in groups:
         lines.append(
-            f"  {paint(f'{word:12}', gate.decision)}  {name:{wide}}  {gate.target}: {gate.reason}{optional}"
+            row(group.decision, _tame(group.gate), group.target, f"{group.told} (against {group.against})")
         )
+        for gate in group.failing[:SHOWN]:
+            lines.append(
+                f"    {paint(f'{words.DECISION_WORDS[gate.decision]:12}', gate.decision)}  {_tame(gate.reason)}"
+            )
+        if len(group.failing) > SHOWN:
+            lines.append(f"    and {len(group.failing) - SHOWN:,} more, listed in verdict.json")
     if view.chain is not None:
         header = (words.CHAIN_HEADER[0], view.chain.metric, "against the teacher", *words.CHAIN_HEADER[3:])
-        lines += ["", f"Chain on the {view.chain.split} split (points, one-sided 95 % bounds)"]
+        unit = (
+            "points, " if view.chain.unit == "fraction" else f"{view.chain.unit}, " if view.chain.unit else ""
+        )
+        lines += ["", f"Chain on the {view.chain.split} split ({unit}one-sided 95 % bounds)"]
         lines += table(header, words.chain_rows(view.chain))
-        if view.chain.naive is not None:
-            lines += ["", *_wrap(words.chain_sentences(view.chain)[-1])]
+        lines += ["", *(line for said in words.chain_sentences(view.chain) for line in _wrap(said))]
     if len(view.candidates) > 1:
         lines += ["", "Candidates"]
         lines += table(words.CANDIDATE_HEADER[:6], [words.candidate_row(c)[:6] for c in view.candidates])
@@ -51,9 +69,14 @@ def render_text(view: View, *, colour: bool = False) -> str:
         lines += ["", f"Timings: {words.latency_title(timings)}"]
         lines += table(words.LATENCY_HEADER, words.latency_rows(timings))
     if view.notes:
-        lines += ["", *(line for n in view.notes for line in _wrap(f"Note: {n}", indent=""))]
+        lines += ["", *(line for n in view.notes for line in _wrap(f"Note: {_tame(n)}", indent=""))]
     tidy = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]
     return "\n".join(tidy).rstrip() + "\n"
+
+
+def _tame(text: str) -> str:
+    """One line without control characters: names and reasons hold what data and file names say."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _wrap(text: str, indent: str = "  ") -> list[str]:

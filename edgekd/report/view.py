@@ -6,16 +6,22 @@ Fractions stay fractions here; percent and points are a matter of printing (:mod
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgekd.errors import InputError
 from edgekd.evidence.measurement import TWIN, Measurement, load_measurement
 from edgekd.evidence.run import Evidence, Run, load_run
 from edgekd.gates.latency import LatencySummary, summarise
 from edgekd.gates.verdict import VERDICT_FILE, CandidateVerdict, Gate, Verdict, load_verdict
-from edgekd.report.chain import ChainTable, chain_table
+from edgekd.report.chain import ChainTable, load_links, table_of
+from edgekd.report.distribution import Distribution, distribution_of
+from edgekd.report.flips import FlipTable, flip_tables, with_thumbnails
+from edgekd.report.pareto import ParetoChart, pareto_charts
+from edgekd.report.resources import resource_lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +32,8 @@ class LatencyTable:
         batch: examples per call; batches: by arm, where they have their own (offline).
         threads: of the sessions; arm_threads: by arm, where sweeps found other numbers for them.
         rate_qps: queries per second that arrived; None but for the server.
+        distribution: the raw calls, counted; resources: what the arms need, as lines of text.
+        artifacts: arm -> digest; medians_ns: arm -> least and greatest median of a restart, nanoseconds.
     """
 
     target: str
@@ -41,6 +49,10 @@ class LatencyTable:
     rows: tuple[LatencySummary, ...]
     environment: Mapping[str, Any]
     ledgers: tuple[Mapping[str, Any], ...]
+    distribution: Distribution | None = None
+    resources: tuple[str, ...] = ()
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    medians_ns: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +75,8 @@ class View:
 
     Attributes:
         notes: the run's own, then what could not be read for the tables.
+        pareto: accuracy against latency, per target.
+        flips: examples that flipped between the teacher and what ships, per target.
     """
 
     run: Run
@@ -71,6 +85,8 @@ class View:
     candidates: tuple[CandidateRow, ...]
     latencies: tuple[LatencyTable, ...]
     notes: tuple[str, ...]
+    pareto: tuple[ParetoChart, ...] = ()
+    flips: tuple[FlipTable, ...] = ()
 
     def name_of(self, artifact: str) -> str:
         """What the run calls an artifact; a short digest where it does not know it."""
@@ -90,11 +106,18 @@ def load_view(folder: Path) -> View:
     verdict = load_verdict(folder / VERDICT_FILE)
     notes = list(run.notes)
     chain = None
+    flips: tuple[FlipTable, ...] = ()
     if run.chain:
         try:
-            chain = chain_table(folder, run)
+            links = load_links(folder, run)
+            chain, flips = table_of(links, run), flip_tables(links, run)
         except InputError as e:
             notes.append(f"The chain is not shown: {e}.")
+    if flips:
+        try:
+            flips = with_thumbnails(folder, flips, data=links[0].evaluation.data)
+        except InputError as e:
+            notes.append(f"Flipped examples are shown without their images: {e}.")
     latencies: dict[str, LatencyTable] = {}
     for candidate in run.candidates:
         selected = run.selected.get(candidate.target) == candidate.artifact
@@ -114,6 +137,8 @@ def load_view(folder: Path) -> View:
         candidates=tuple(_candidate(run, c) for c in verdict.candidates),
         latencies=tuple(sorted(latencies.values(), key=lambda t: not t.selected)),
         notes=tuple(notes),
+        pareto=pareto_charts(folder, run, verdict),
+        flips=flips,
     )
 
 
@@ -152,7 +177,18 @@ def _latency(measurement: Measurement, selected: bool) -> LatencyTable:
         rows=tuple(r for r in rows if r is not None),
         environment=measurement.environment,
         ledgers=tuple(r.ledger for r in measurement.restarts),
+        distribution=distribution_of(measurement),
+        resources=tuple(resource_lines(measurement)),
+        artifacts={arm: str(r.get("artifact", "")) for arm, r in measurement.arms.items() if arm != TWIN},
+        medians_ns={arm: range_ for arm in measurement.arms if (range_ := _medians(measurement, arm))},
     )
+
+
+def _medians(measurement: Measurement, arm: str) -> tuple[int, int] | None:
+    """The range of the medians of the restarts' raw calls; None where no restart has any."""
+    blocks = (np.concatenate(r.blocks[arm]) for r in measurement.restarts if r.blocks.get(arm))
+    found = [int(np.sort(calls)[(len(calls) - 1) // 2]) for calls in blocks if len(calls)]
+    return (min(found), max(found)) if found else None
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from edgekd.evidence.measurement import MULTI_STREAM, SERVER
 from edgekd.gates.size import MIB
 from edgekd.gates.verdict import Gate
+from edgekd.report.blame import blame, hop_costs
 from edgekd.report.chain import ChainTable, Difference
+from edgekd.report.flips import FlipTable
 from edgekd.report.view import CandidateRow, LatencyTable
 
 DECISION_WORDS = {
@@ -27,6 +32,16 @@ HEADLINES = {
 
 GATE_HEADER = ("gate", "decision", "estimate", "bounds", "limit", "n", "target")
 CHAIN_HEADER = ("hop", "score", "against the teacher (one-sided 95 % bounds)", "this hop", "n")
+FLIP_HEADER = (
+    "example",
+    "label",
+    "teacher",
+    "student",
+    "teacher's loss",
+    "student's loss",
+    "flipped on",
+    "slices",
+)
 CANDIDATE_HEADER = ("candidate", "decision", "accuracy", "latency", "size", "judged on", "target")
 LATENCY_HEADER = ("arm", "min", "p50", "p90", "p99", "calls")
 
@@ -54,24 +69,71 @@ def mebibytes(size_bytes: float) -> str:
     return f"{size_bytes / MIB:.2f} MiB" if size_bytes >= 0.01 * MIB else f"{size_bytes / 1024:.2f} KiB"
 
 
+def sides(gate: Gate) -> tuple[float | None, float | None]:
+    """The two bounds of a gate; None for one that does not exist or is not finite."""
+    low, high = gate.interval or (None, None)
+    return tuple(x if x is not None and math.isfinite(x) else None for x in (low, high))  # type: ignore[return-value]
+
+
 def figure(gate: Gate, value: float | None) -> str:
     """A gate's estimate, bound or limit in the unit that a reader expects."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return DASH
     if gate.unit == "fraction":
+        # Rates and shares; everything else in fractions is a difference.
+        if gate.gate == "placement" or gate.metric in ("flips", "agreement"):
+            return percent(value)
         return f"{points(value)} points"
     if gate.unit == "ratio":
         return f"{100 * (value - 1):+.2f} %" if gate.gate == "regression" else f"{value:.3f}x"
     if gate.unit == "MiB":
         return mebibytes(value * MIB)
+    if is_difference(gate):
+        return f"{value + 0.0:+.4g} {gate.unit}".strip()
     return f"{value:.4g} {gate.unit}".strip()
 
 
+def is_difference(gate: Gate) -> bool:
+    """Whether the estimate is student minus reference, in the metric's own unit."""
+    return gate.gate == "accuracy" or gate.gate.startswith("slice:")
+
+
 def bounds(gate: Gate) -> str:
-    if gate.interval is None:
+    low, high = (figure(gate, x).removesuffix(" points") for x in sides(gate))
+    if low == high == DASH:
         return DASH
-    low, high = (figure(gate, x).removesuffix(" points") for x in gate.interval)
+    if DASH in (low, high):
+        return f"at most {high}" if low == DASH else f"at least {low}"
     return f"[{low}, {high}]"
+
+
+def gate_name(gate: Gate) -> str:
+    """What a gate asks, the same in every run: CI systems follow a test by its name.
+
+    The usual reference, teacher or last release, is not named.
+    """
+    parts = [gate.gate if gate.slice is None else f"{gate.gate}={gate.slice}"]
+    if gate.gate in ("fidelity", "tail", "latency_absolute") and gate.metric:
+        parts.append(gate.metric)
+    if (share := gate.detail.get("min_ratio")) is not None:
+        parts.append(f"{100 * share:g} %")
+    if gate.gate == "size" and gate.unit == "ratio":
+        parts.append("ratio")
+    usual = "baseline" if gate.gate == "regression" else "" if gate.gate == "fidelity" else "teacher"
+    if gate.against and gate.against != usual:
+        parts.append(f"against {gate.against}")
+    return " ".join(" ".join(parts).split())
+
+
+def gate_names(gates: Sequence[Gate]) -> list[str]:
+    """:func:`gate_name` of each; those that would be alike are numbered."""
+    seen: dict[str, int] = {}
+    names = []
+    for gate in gates:
+        name = gate_name(gate)
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
 
 
 def _counted(gate: Gate) -> str:
@@ -82,9 +144,9 @@ def _counted(gate: Gate) -> str:
 
 
 def gate_row(gate: Gate) -> tuple[str, ...]:
-    name = gate.gate if gate.slice is None else f"{gate.gate}:{gate.slice}"
+    name = gate_name(gate)
     return (
-        name if not gate.metric or gate.metric == gate.gate else f"{name} ({gate.metric})",
+        name if not gate.metric or gate.metric in (gate.gate, *name.split()) else f"{name} ({gate.metric})",
         DECISION_WORDS[gate.decision],
         figure(gate, gate.estimate),
         bounds(gate),
@@ -94,22 +156,28 @@ def gate_row(gate: Gate) -> tuple[str, ...]:
     )
 
 
-def difference(value: Difference | None, *, with_bounds: bool = True) -> str:
+def difference(value: Difference | None) -> str:
     if value is None:
         return DASH
-    if value.interval is None or not with_bounds:
-        return points(value.estimate)
-    low, high = value.interval
-    return f"{points(value.estimate)} [{points(low)}, {points(high)}]"
+    if value.unit == "fraction":
+        estimate, ends = points(value.estimate), [points(x) for x in value.interval or ()]
+    else:
+        estimate, ends = f"{value.estimate:+.4g}", [f"{x:+.4g}" for x in value.interval or ()]
+    return f"{estimate} [{', '.join(ends)}]" if ends else estimate
+
+
+def metric_value(value: float, unit: str) -> str:
+    """A metric in its own unit."""
+    return percent(value) if unit == "fraction" else f"{value:.4g} {unit}".strip()
 
 
 def chain_rows(chain: ChainTable) -> list[tuple[str, ...]]:
     return [
         (
             r.label,
-            percent(r.mean),
+            metric_value(r.mean, chain.unit),
             difference(r.to_teacher),
-            difference(r.step, with_bounds=False),
+            difference(r.step),
             f"{r.n:,}",
         )
         for r in chain.rows
@@ -117,32 +185,41 @@ def chain_rows(chain: ChainTable) -> list[tuple[str, ...]]:
 
 
 def chain_sentences(chain: ChainTable) -> list[str]:
-    """What each hop cost, and what distillation gained over the control."""
-    parts = []
-    for r in chain.rows:
-        if r.step is None or r.hop == "naive":
-            continue
-        verb = "cost" if r.step.estimate <= 0 else "gained"
-        what = {"distilled": "Distillation", "exported": "Export", "quantized": "Quantization"}.get(
-            r.hop, r.hop
+    """What each hop cost, which one to blame, and what distillation gained over the control."""
+    return [s for s in (*hop_costs(chain), blame(chain)) if s]
+
+
+def flip_sentence(flips: FlipTable) -> str:
+    """How many examples flipped, and where."""
+    worse, better = ("worse", "better") if flips.graded else ("lost", "gained")
+    first = ", ".join(f"{n:,} on '{label}'" for label, n in flips.lost_on.items() if n)
+    where = f"; flipped first: {first}" if first else ""
+    return (
+        f"'{flips.label}' against the teacher, of {flips.n:,} examples: {flips.lost:,} {worse}, {flips.gained:,} "
+        f"{better}{where}."
+    )
+
+
+def flip_rows(flips: FlipTable) -> list[tuple[str, ...]]:
+    return [
+        (
+            r.id,
+            answer(r.label),
+            answer(r.teacher),
+            answer(r.student),
+            f"{r.teacher_loss:.3f}",
+            f"{r.student_loss:.3f}",
+            r.hop,
+            ", ".join(f"{name} {value}" for name, value in r.slices.items()) or DASH,
         )
-        parent = "the teacher" if r.step_from == "teacher" else f"'{r.step_from}'"
-        parts.append(f"{what} {verb} {100 * abs(r.step.estimate):.2f} points ('{r.label}' against {parent}).")
-    if chain.naive is not None:
-        control = chain.naive
-        if control.seeds == 1:
-            parts.append(
-                f"Against one naive student of the same network, trained without the teacher ({percent(control.mean)}), "
-                f"distillation is {difference(control.gain_over_best)} points."
-            )
-        else:
-            parts.append(
-                f"Against {control.seeds} naive students of the same network, trained without the teacher (mean "
-                f"{percent(control.mean)}, {percent(control.worst)} to {percent(control.best)}), distillation is "
-                f"{points(control.gain_over_mean)} points over their mean and "
-                f"{difference(control.gain_over_best)} over the best."
-            )
-    return parts
+        for r in flips.rows
+    ]
+
+
+def answer(value: object) -> str:
+    """A label or an answer on one line; long ones (JSON, tags, text) are cut."""
+    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def candidate_row(row: CandidateRow) -> tuple[str, ...]:

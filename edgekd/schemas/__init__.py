@@ -24,6 +24,7 @@ WRITTEN = (
     "model",
     "run",
     "stage",
+    "thumbnails",
     "tuned",
     "verdict",
 )

@@ -23,19 +23,33 @@ class TaskSpec:
         metric: the metric's name; empty means the task's own default.
         data: split -> data reference.
         base: folder of relative references; empty means the current folder.
+        cluster: slice whose values group examples that are not independent; empty where each stands alone.
     """
 
     kind: str = "classification"
     metric: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
+    cluster: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "metric": self.metric, "data": dict(self.data), "base": self.base}
+        return {
+            "kind": self.kind,
+            "metric": self.metric,
+            "data": dict(self.data),
+            "base": self.base,
+            "cluster": self.cluster,
+        }
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> TaskSpec:
-        return TaskSpec(kind=value["kind"], metric=value["metric"], data=value["data"], base=value["base"])
+        return TaskSpec(
+            kind=value["kind"],
+            metric=value["metric"],
+            data=value["data"],
+            base=value["base"],
+            cluster=value.get("cluster", ""),
+        )
 
     @property
     def search(self) -> Path | None:

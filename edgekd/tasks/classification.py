@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +14,14 @@ from edgekd.data import open_source
 from edgekd.data.example import Array, Example
 from edgekd.errors import DataError, UsageError
 from edgekd.lazy import require
+from edgekd.metrics import SUMS
+from edgekd.metrics.classification import f1_sums, macro_f1_sums, macro_recall_sums, mcc_sums
 from edgekd.spec import TensorSpec
-from edgekd.tasks.task import ModelIO, Prediction
+from edgekd.tasks.task import ModelIO, Prediction, Scores
 
-METRICS = ("top1", "top5")
+METRICS = ("top1", "top5", "f1", "macro_f1", "balanced_accuracy", "mcc")
+#: Metrics of two classes, of which class 1 is the positive one.
+BINARY_METRICS = ("f1", "mcc")
 LAYOUTS = ("NCHW", "NHWC")
 #: Quantized softmax outputs overshoot [0, 1] by up to one step of 1/255; logits overshoot by far more.
 _PROBS_SLACK = 0.01
@@ -25,6 +30,8 @@ PREPARE_KEYS = ("scale", "mean", "std", "layout", "size")
 
 def bind_inputs(example: Example, model: ModelIO) -> dict[str, Array]:
     """The example's array for each model input: renamed, by role, by name, else by position for a single one.
+
+    Whole numbers as tables give them (int64, at most a matrix) become the input's own dtype where that loses nothing.
 
     Raises:
         DataError: an input has no array.
@@ -54,14 +61,24 @@ def bind_inputs(example: Example, model: ModelIO) -> dict[str, Array]:
                     f"rename an array, or map it: --map {model.role}:{spec.name}=ARRAY",
                 )
             bound[spec.name] = example.inputs[single[0]]
+        bound[spec.name] = as_wanted(bound[spec.name], spec)
     return bound
 
 
-def answer_of(outputs: Mapping[str, Array], model: ModelIO) -> Array:
-    """The (classes,) scores of one example, as logits (log of the values where the output holds probabilities).
+def as_wanted(array: Array, spec: TensorSpec) -> Array:
+    """Whole numbers in the dtype of a numeric input; what would change in it stays, to be refused."""
+    # Three dimensions are a picture, whose pixels need more than another dtype.
+    if array.dtype != np.int64 or array.ndim > 2 or not spec.dtype.startswith(("float", "int", "uint")):
+        return array
+    converted = array.astype(spec.dtype)
+    return converted if np.array_equal(converted.astype(np.float64), array.astype(np.float64)) else array
+
+
+def chosen_output(outputs: Mapping[str, Array], model: ModelIO) -> tuple[str, Array]:
+    """Name and values of the output that answers.
 
     Raises:
-        DataError: no such output, several to choose from, not (1, classes), not finite, or no probabilities.
+        DataError: no such output, or several to choose from.
     """
     name = model.output.get("name")
     if name is None:
@@ -73,7 +90,29 @@ def answer_of(outputs: Mapping[str, Array], model: ModelIO) -> Array:
         name = next(iter(outputs))
     if name not in outputs:
         raise DataError(f"the {model.role} has no output '{name}'", f"its outputs are {', '.join(outputs)}")
-    values = outputs[name]
+    return name, outputs[name]
+
+
+def check_finite(values: Array, name: str, model: ModelIO) -> None:
+    """Refuse an output that holds NaN or infinite values.
+
+    Raises:
+        DataError: naming it.
+    """
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"the {model.role}'s output '{name}' holds NaN or infinite values",
+            "the model is broken for this input: compare it with its source (`edgekd compare`)",
+        )
+
+
+def answer_of(outputs: Mapping[str, Array], model: ModelIO) -> Array:
+    """The (classes,) scores of one example, as logits (log of the values where the output holds probabilities).
+
+    Raises:
+        DataError: no such output, several to choose from, not (1, classes), not finite, or no probabilities.
+    """
+    name, values = chosen_output(outputs, model)
     if values.ndim < 2 or values.shape[0] != 1 or values.size != values.shape[1]:
         raise DataError(
             f"the {model.role}'s output '{name}' has shape {tuple(values.shape)} per example; classification "
@@ -85,11 +124,7 @@ def answer_of(outputs: Mapping[str, Array], model: ModelIO) -> Array:
         raise DataError(
             f"the {model.role}'s output '{name}' has one class only", "classification needs two or more"
         )
-    if not np.isfinite(scores).all():
-        raise DataError(
-            f"the {model.role}'s output '{name}' holds NaN or infinite values",
-            "the model is broken for this input: compare it with its source (`edgekd compare`)",
-        )
+    check_finite(scores, name, model)
     if model.output.get("kind") == "probs":
         if scores.min() < -_PROBS_SLACK or scores.max() > 1 + _PROBS_SLACK:
             raise DataError(
@@ -107,7 +142,7 @@ class Classification:
 
     Args:
         data: split -> data reference.
-        metric: ``top1`` or ``top5``.
+        metric: ``top1``, ``top5``, ``f1`` and ``mcc`` (two classes), ``macro_f1`` or ``balanced_accuracy``.
         base: folder of relative references.
     """
 
@@ -119,7 +154,7 @@ class Classification:
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise UsageError(
-                f"metric '{self.metric}' is not known for {self.kind}", f"choose {' or '.join(METRICS)}"
+                f"metric '{self.metric}' is not known for {self.kind}", f"choose from {', '.join(METRICS)}"
             )
 
     def examples(self, split: str) -> Iterator[Example]:
@@ -147,7 +182,7 @@ class Classification:
         logits = answer_of(outputs, model)
         return Prediction(value=int(logits.argmax()), logits=logits)
 
-    def score(self, predictions: Sequence[Prediction], labels: Sequence[Any]) -> Array:
+    def score(self, predictions: Sequence[Prediction], labels: Sequence[Any]) -> Array | Scores:
         scores = np.zeros(len(predictions), dtype=np.float64)
         for i, (prediction, label) in enumerate(zip(predictions, labels, strict=True)):
             if prediction.logits is None:
@@ -171,7 +206,51 @@ class Classification:
                 scores[i] = float(label in np.argsort(-prediction.logits, kind="stable")[:5])
             else:
                 scores[i] = float(prediction.value == label)
-        return scores
+        if self.metric in ("top1", "top5") or not predictions:
+            return scores
+        return self._scores(scores, predictions, np.asarray(labels, np.int64))
+
+    def _scores(self, right: Array, predictions: Sequence[Prediction], labels: Array) -> Scores:
+        """The other metrics: their value by scikit-learn, and what it is made of per example.
+
+        Raises:
+            DataError: labels or answers for which the metric does not exist.
+        """
+        said = np.asarray([p.value for p in predictions], np.int64)
+        classes = max(0 if p.logits is None else p.logits.size for p in predictions)
+        if self.metric in BINARY_METRICS and classes != 2:
+            raise DataError(
+                f"{self.metric} is a metric of two classes, the model has {classes}",
+                "use macro_f1 or balanced_accuracy",
+            )
+        if len(set(labels.tolist())) < 2:
+            raise DataError(
+                f"all {len(labels):,} labels are {labels[0]}: {self.metric} does not exist for one class only",
+                "give examples of every class",
+            )
+        if self.metric == "mcc" and len(set(said.tolist())) < 2:
+            raise DataError(
+                f"all {len(said):,} answers are {said[0]}: mcc does not exist for constant answers",
+                "the model answers the same to everything: check its input, or use balanced_accuracy",
+            )
+        metrics = require("sklearn.metrics", extra="data", purpose=f"computing {self.metric}")
+        rows = np.arange(len(labels))
+        if self.metric == "f1":
+            value, aggregate, sums = metrics.f1_score(labels, said), "f1", f1_sums(said, labels)
+        elif self.metric == "mcc":
+            value, aggregate = metrics.matthews_corrcoef(labels, said), "mcc"
+            sums = mcc_sums(said, labels)
+        elif self.metric == "macro_f1":
+            value, aggregate = metrics.f1_score(labels, said, average="macro", zero_division=0), "macro_f1"
+            sums = macro_f1_sums(said, labels, rows, len(rows))
+        else:
+            with (
+                warnings.catch_warnings()
+            ):  # an answer that is nobody's label is wrong, and no more than that
+                warnings.simplefilter("ignore", UserWarning)
+                value = metrics.balanced_accuracy_score(labels, said)
+            aggregate, sums = "macro_recall", macro_recall_sums(said, labels)
+        return Scores(per_example=right, value=float(value), aggregate=aggregate, statistics={SUMS: sums})
 
 
 class ImageClassification(Classification):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from edgekd.data.example import Array, Example
+from edgekd.errors import DataError
+from edgekd.metrics import SUMS, Statistics, metric_value
 from edgekd.spec import TensorSpec
 
 
@@ -45,6 +47,27 @@ class Prediction:
     logits: Array | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What :meth:`Task.score` gives where the metric is not a mean of fractions.
+
+    Attributes:
+        per_example: float64 (n,), finite: how right each answer is, higher is better; for flips and the worst examples.
+        value: the metric over all examples, as the library computes it; checked against ``aggregate`` of ``statistics``.
+        aggregate: how the metric is made, a key of :data:`edgekd.metrics.ADDITIVE` or ``average_precision``.
+        statistics: what it is made of, ``{"sums": float64 (n, k)}`` for the additive ones.
+        error: smaller values are better (an error metric).
+        unit: ``fraction`` for metrics in [0, 1] (or [-1, 1]); else the label's unit, or empty.
+    """
+
+    per_example: Array
+    value: float
+    aggregate: str
+    statistics: Statistics
+    error: bool = False
+    unit: str = "fraction"
+
+
 @runtime_checkable
 class Task(Protocol):
     """Data plus metric. Four methods; a ``python:`` task implements them and nothing else."""
@@ -64,28 +87,59 @@ class Task(Protocol):
         """One example's outputs, each with a leading batch dimension of 1, as a prediction."""
         ...
 
-    def score(self, predictions: Sequence[Prediction], labels: Sequence[Any]) -> Array:
-        """float64 (n,) in [0, 1]: how right each prediction is. 0 or 1 throughout makes it a proportion."""
+    def score(self, predictions: Sequence[Prediction], labels: Sequence[Any]) -> Array | Scores:
+        """float64 (n,) in [0, 1], how right each prediction is; 0 or 1 throughout makes it a proportion.
+
+        A metric that is not their mean gives :class:`Scores`.
+        """
         ...
 
 
-def check_scores(scores: Array, n: int) -> Array:
-    """Refuse scores that cannot be judged.
+#: Relative difference allowed between the library's value and the one made from the statistics.
+_SAME_VALUE = 1e-6
+
+
+def check_scores(scored: Array | Scores, n: int) -> Scores:
+    """Whole scores from what a task gave; an array of fractions becomes their mean.
 
     Raises:
-        DataError: not one finite number in [0, 1] per example.
+        DataError: not one finite number per example (of an array: in [0, 1]), or statistics that do not make the value.
     """
-    from edgekd.errors import DataError
+    if not isinstance(scored, Scores):
+        scores = _one_each(scored, n)
+        if scores.min(initial=0) < 0 or scores.max(initial=0) > 1:
+            raise DataError(
+                "the metric gave values outside [0, 1]",
+                "score() must return fractions, or edgekd.tasks.Scores for another metric",
+            )
+        sums = np.stack([scores, np.ones(n)], axis=1)
+        return Scores(
+            per_example=scores, value=float(scores.mean()), aggregate="mean", statistics={SUMS: sums}
+        )
+    per_example = _one_each(scored.per_example, n)
+    if not np.isfinite(scored.value):
+        raise DataError(
+            f"the metric is {scored.value} over these {n} examples",
+            "it does not exist for this data: see the labels",
+        )
+    made = metric_value(scored.aggregate, scored.statistics, n)
+    if not abs(made - scored.value) <= _SAME_VALUE * max(1.0, abs(scored.value)):
+        raise DataError(
+            f"the metric is {scored.value:.9g}, but its statistics make {made:.9g} (aggregate {scored.aggregate})",
+            "score() must return the statistics that the metric is made of",
+        )
+    return replace(scored, per_example=per_example)
 
-    scores = np.asarray(scores, dtype=np.float64)
+
+def _one_each(values: Array, n: int) -> Array:
+    scores = np.asarray(values, dtype=np.float64)
     if scores.shape != (n,):
         raise DataError(
             f"the metric gave shape {scores.shape} for {n} examples", "score() must return one number each"
         )
-    if not np.isfinite(scores).all() or scores.min(initial=0) < 0 or scores.max(initial=0) > 1:
-        raise DataError(
-            "the metric gave values outside [0, 1] or not finite", "score() must return fractions"
-        )
+    if not np.isfinite(scores).all():
+        row = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise DataError(f"the metric gave {scores[row]} for row {row}", "score() must return finite numbers")
     return scores
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,20 @@ def reason(error: BaseException) -> str:
     return line if len(line) <= 400 else line[:397] + "…"
 
 
+#: What Gather says of an index (onnxruntime/core/providers/cpu/tensor/gatherbase.h).
+_OUT_OF_TABLE = re.compile(r"idx=(-?\d+) must be within the inclusive range \[-?\d+,(-?\d+)\]")
+
+
+def input_error(error: BaseException, path: Path) -> DataError:
+    """The one line for inputs that ONNX Runtime refused; an id beyond a lookup table is named as such."""
+    if found := _OUT_OF_TABLE.search(str(error)):
+        return DataError(
+            f"{path} was fed the id {found[1]}, its table ends at {found[2]}",
+            "the data or the tokenizer belongs to another model",
+        )
+    return DataError(f"{path} refused its inputs ({reason(error)})", "check the feeds' shapes")
+
+
 def ort_errors(*, only_input: bool = False) -> tuple[type[BaseException], ...]:
     """The exception types of ONNX Runtime, which share no base class of their own."""
     state = require("onnxruntime.capi.onnxruntime_pybind11_state", extra="ort", purpose="running ONNX models")
@@ -166,7 +181,7 @@ class OnnxSession:
         try:
             values = session.run(None, dict(feeds))
         except self._input_errors as e:
-            raise DataError(f"{self.path} refused its inputs ({reason(e)})", "check the feeds' shapes") from e
+            raise input_error(e, self.path) from e
         except self._errors as e:
             raise ModelError(f"{self.path} failed while running ({reason(e)})", "check the model") from e
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
@@ -249,6 +264,10 @@ class OnnxRuntime:
         """See :class:`edgekd.measure.sweep.SweepableRuntime`."""
         on_cpu = provider_name(device, provider) == _PROVIDERS["cpu"]["cpu"]
         return worth_trying(on_cpu=on_cpu, cpus=cpus)
+
+    def reference_settings(self, device: str, provider: str) -> dict[str, Any]:
+        """See :class:`edgekd.pipeline.execution.ReferenceRuntime`: operators one by one, none fused or moved."""
+        return {"graph_level": "disable"}
 
     def open_profiling(self, path: Path, options: SessionOptions, prefix: str) -> OnnxSession:
         """As :meth:`open`, with ONNX Runtime's profiler on; its file's name starts with ``prefix``."""

@@ -149,6 +149,11 @@ class TorchSession:
                 made = self._module(*tensors)
         except RuntimeError as e:
             raise self.failed(e) from e
+        except IndexError as e:  # an embedding was asked for a row that it does not have
+            raise DataError(
+                f"{self._name} refused its inputs ({e})",
+                "an id lies beyond the model's table: the data or the tokenizer belongs to another model",
+            ) from e
         return self.arrays(made)
 
     def arrays(self, made: Any) -> dict[str, Array]:

@@ -45,7 +45,7 @@ def test_a_value_that_looks_like_an_option_stays_a_value(keywords: Keywords) -> 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"max_accuracy_drop": 1.5}, "max_accuracy_drop=: 1.5 is not a fraction between 0 and 1"),
+        ({"max_accuracy_drop": -1.5}, "max_accuracy_drop=: -1.5 is below 0"),
         ({"threads": 0}, "threads=: 0 is not a whole number from 1 on"),
         ({"threads": True}, "threads=True is neither text, path nor number"),
         ({"scenario": "no-such"}, "scenario=: invalid choice: 'no-such'"),

@@ -74,8 +74,24 @@ def test_missing_and_unknown(folder: Path) -> None:
         open_source("d.xlsx", folder)
 
 
+def test_columns_are_named(folder: Path) -> None:
+    (folder / "d.tsv").write_text("good\t1\nbad\t0\nfine\t1\n")
+    rows = list(open_source("d.tsv?columns=text,label#1:", folder))
+    assert [(str(r.inputs["text"]), r.label, r.id) for r in rows] == [("bad", 0, "1"), ("fine", 1, "2")]
+    (folder / "h.csv").write_text("text,label\ngood,1\n")
+    with pytest.raises(DataError, match=r"h\.csv has a header that names its columns; leave out \?columns="):
+        list(open_source("h.csv?columns=text,label", folder))
+    (folder / "odd?columns=a.csv").write_text("x\n1\n")
+    assert len(ids(open_source("odd?columns=a.csv", folder))) == 1
+    for wrong in ("d.tsv?colums=a,b", "d.tsv?columns=a,", "d.npz?columns=a"):
+        with pytest.raises(
+            UsageError, match=r"names no columns of a \.csv or \.tsv; write \?columns=text,label"
+        ):
+            open_source(wrong, folder)
+
+
 def test_every_ending_opens(folder: Path) -> None:
-    for name in ("a.csv", "a.JSONL", "a.parquet"):
+    for name in ("a.csv", "a.tsv", "a.JSONL", "a.parquet"):
         (folder / name).write_text("")
         assert type(open_source(name, folder)).__name__ == "TableSource"
     (folder / "images").mkdir()

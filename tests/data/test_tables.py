@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,86 @@ def test_all_three_give_the_same_rows(tmp_path: Path, write: Callable[[Path], Pa
     assert [r.id for r in source] == ["a", "b"], "a source can be read again"
 
 
+TYPES: list[dict[str, Any]] = [
+    {
+        "ids": [101, 2**40],
+        "count": 3,
+        "share": 1.0,
+        "mixed": 1,
+        "text": "12",
+        "words": ["a", "b"],
+        "label": "good",
+    },
+    {
+        "ids": [7, -1],
+        "count": -4,
+        "share": 0.5,
+        "mixed": 2.5,
+        "text": "[sic] x",
+        "words": ["c", "d"],
+        "label": 1,
+    },
+]
+
+
+def write_types(folder: Path, suffix: str) -> Path:
+    path = folder / f"types.{suffix}"
+    if suffix == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        rows = [{**r, "mixed": float(r["mixed"]), "label": str(r["label"])} for r in TYPES]
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist(rows), path)
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(r) + "\n" for r in TYPES))
+    else:
+        with path.open("w", newline="") as f:
+            if suffix == "csv":
+                writer = csv.DictWriter(f, list(TYPES[0]))
+            else:
+                writer = csv.DictWriter(
+                    f, list(TYPES[0]), delimiter="\t", quoting=csv.QUOTE_NONE, quotechar=None
+                )
+            writer.writeheader()
+            writer.writerows(
+                [{k: json.dumps(v) if isinstance(v, list) else v for k, v in r.items()} for r in TYPES]
+            )
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_column_has_one_type(tmp_path: Path, suffix: str) -> None:
+    """Token ids stay whole, text stays text though it looks like a number, and one 2.5 makes a column of floats."""
+    first, second = TableSource(write_types(tmp_path, suffix))
+    for row, raw in zip((first, second), TYPES, strict=True):
+        assert {n: a.dtype.kind for n, a in row.inputs.items()} == {
+            "ids": "i", "count": "i", "share": "f", "mixed": "f", "text": "U", "words": "U",
+        }  # fmt: skip
+        assert {row.inputs[n].dtype for n in ("ids", "count")} == {np.dtype(np.int64)}
+        assert {row.inputs[n].dtype for n in ("share", "mixed")} == {np.dtype(np.float32)}
+        for name in ("ids", "count", "share", "mixed", "text", "words"):
+            assert row.inputs[name].tolist() == raw[name]
+    assert (first.label, second.label) == ("good", 1)
+
+
+def test_tsv_without_a_header(tmp_path: Path) -> None:
+    """Quotes belong to the text, as SST-2 has them."""
+    (tmp_path / "d.tsv").write_text("\" it 's fine\t1\n42\t0\n")
+    source = TableSource(tmp_path / "d.tsv", ("text", "label"))
+    assert [(str(r.inputs["text"]), r.label) for r in source] == [("\" it 's fine", 1), ("42", 0)]
+    assert source.digest != TableSource(tmp_path / "d.tsv", ("a", "label")).digest
+
+
+def test_numbers_beyond_int64_are_floats(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("x\n1\n99999999999999999999\n")
+    assert [r.inputs["x"].dtype for r in TableSource(tmp_path / "d.csv")] == [np.float32] * 2
+    (tmp_path / "d.jsonl").write_text('{"x": 99999999999999999999}\n')
+    assert next(iter(TableSource(tmp_path / "d.jsonl"))).inputs["x"].dtype == np.float32
+
+
+def test_empty_text_is_text(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("text,label\nhello,1\n,0\n")
+    assert [str(r.inputs["text"]) for r in TableSource(tmp_path / "d.csv")] == ["hello", ""]
+
+
 def test_they_stream(tmp_path: Path) -> None:
     """The first row comes before a later, broken one is read."""
     (tmp_path / "d.jsonl").write_text('{"x": 1, "label": 0}\nbroken\n')
@@ -98,6 +179,12 @@ def test_text_stays_text(tmp_path: Path) -> None:
         ("d.csv", 'x,label\n"[1, 2",0\n', r"row 1, column 'x': '\[1, 2' is not a JSON list"),
         ("d.csv", 'x,label\n"[[1], [2, 3]]",0\n', "row 1, column 'x': a ragged list"),
         ("d.csv", b"x,label\n\xff,0\n", "cannot read"),
+        ("d.csv", "x,label\n1,0\n,0\n", "row 2, column 'x': a value is missing"),
+        ("d.csv", "x,x\n1,0\n", "has two columns 'x'"),
+        ("d.tsv", "x\tlabel\n1\n", r"d\.tsv, row 1: a value is missing"),
+        ("d.jsonl", '{"x": true}\n', "row 1, column 'x': True is boolean; write 0 and 1"),
+        ("d.jsonl", '{"x": [1, false]}\n', r"column 'x': \[1, False\] is boolean"),
+        ("d.jsonl", '{"x": [1, null]}\n', r"column 'x': a value is missing in \[1, None\]"),
         ("d.jsonl", "3\n", r"d\.jsonl:1 is not an object"),
         ("d.jsonl", '{"x": 1}\n{"x": null}\n', "row 2: a value is missing"),
         ("d.jsonl", b"\x80\n", "cannot read"),

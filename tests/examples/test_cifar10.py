@@ -58,7 +58,7 @@ def test_shortened_it_runs_to_a_verdict_and_an_untrained_student_is_rejected(
     assert gates["latency"]["estimate"] < 0.6
     assert gates["size"]["decision"] == "pass"
     hops = {h["hop"]: h for h in json.loads((example / "out" / "run.json").read_text())["chain"]}
-    assert set(hops) == {"teacher", "naive", "distilled", "exported", "quantized"}
+    assert set(hops) == {"teacher", "naive", "distilled", "exported", "quantized", "as_run"}
     teacher = json.loads((example / "out" / hops["teacher"]["evaluation"]).read_text())
     assert teacher["mean"] > 0.7, "the published weights were loaded"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from pathlib import Path
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import TargetUnavailableError, UsageError
 from edgekd.measure.configuration import SweepableRuntime
+from edgekd.pipeline.execution import ReferenceRuntime
 from edgekd.target import SessionOptions
 from edgekd_onnx import settings as module
 from edgekd_onnx.runtime import OnnxRuntime
@@ -89,6 +91,27 @@ def test_layout_decides_about_blocked_kernels(
         assert "com.microsoft.nchwc" not in domains
     elif "com.microsoft.nchwc" not in domains:
         pytest.skip("this processor has no blocked kernels")
+
+
+def test_the_reference_execution_fuses_nothing(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("Relu", ["c"], ["y"])], "g",
+        [value("x", TensorProto.FLOAT, ["n", 1, 4, 4])], [value("y", TensorProto.FLOAT, ["n", 1, 2, 2])],
+        [numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")],
+    )  # fmt: skip
+    path = tmp_path / "fusible.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    ran = {}
+    for name, asked in (("as written", OnnxRuntime().reference_settings("cpu", "")), ("default", {})):
+        options = SessionOptions(settings=asked)
+        session = OnnxRuntime().open_profiling(path, options, str(tmp_path / name))
+        session.run({"x": np.zeros((1, 1, 4, 4), np.float32)})
+        events = json.loads(Path(session.end_profiling()).read_text())
+        ran[name] = [e["args"]["op_name"] for e in events if e["name"].endswith("_kernel_time")]
+    assert ran["as written"] == ["Conv", "Relu"]
+    assert ran["default"] != ran["as written"]
+    assert isinstance(OnnxRuntime(), ReferenceRuntime)
 
 
 def test_denormals_are_flushed_only_when_asked(tmp_path: Path) -> None:

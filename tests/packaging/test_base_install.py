@@ -11,10 +11,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fixtures_run import make_run
+
+from edgekd.evidence.evaluation import load_evaluation, save_evaluation
+from edgekd.evidence.run import load_run
+from edgekd.gates import exit_code, judge_run
+from edgekd.recipe import load_policy
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +108,52 @@ def test_base_judges_reports_releases_and_verifies(
     assert "synthetic" in _run(binaries / "edgekd", "report", run, cwd=tmp_path)
     _run(binaries / "edgekd", "release", run, "-o", bundle, cwd=tmp_path)
     _run(binaries / "edgekd", "verify", bundle, cwd=tmp_path)
+
+
+POLICY = """
+accuracy: [{max_drop: 0.03}, {min_ratio: 0.9}]
+fidelity: {against: teacher, max_flips: 0.2, max_kl_mean: 2, max_kl_p99: 9, max_ece_change: 0.3}
+slices: {names: [class], max_drop: 0.2}
+latency: {max_ratio: 0.9}
+"""
+
+
+def test_the_base_judges_again_bit_for_bit(
+    wheel: Path, make_environment: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Proportions and, by clusters, the bootstrap: the same bytes with and without the libraries that made them."""
+    binaries = make_environment(_RUNNING, (str(wheel),))
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    for name in ("plain", "clustered"):
+        run = tmp_path / name
+        make_run(run)
+        if name == "clustered":
+            for path in (run / "evidence" / "test").glob("*.json"):
+                if path.stem == "teacher" or (
+                    path.stem.startswith("student") and path.with_suffix(".npz").exists()
+                ):
+                    found = load_evaluation(path)
+                    groups = np.asarray([f"g{i % 100}" for i in range(found.n)])
+                    save_evaluation(replace(found, clusters=groups), path)
+        here = judge_run(run, load_run(run), load_policy(tmp_path / "policy.yaml", {}))
+        here.save(tmp_path / "here.json")
+        methods = {g.method for g in here.gates if g.gate == "accuracy"}
+        assert methods == ({"tango", "score-ratio"} if name == "plain" else {"bca-bootstrap"})
+        assert len(here.gates) > 15
+        code = exit_code(here)
+        again = tmp_path / f"{name}-again"
+        _run(
+            binaries / "edgekd",
+            "gate",
+            run,
+            "--policy",
+            "policy.yaml",
+            "--out",
+            again,
+            cwd=tmp_path,
+            code=code,
+        )
+        assert (again / "verdict.json").read_bytes() == (tmp_path / "here.json").read_bytes()
 
 
 @pytest.mark.parametrize("version", _VERSIONS)

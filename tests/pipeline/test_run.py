@@ -12,11 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures_run import make_evaluation
 
-from edgekd.evidence import save_evaluation
-from edgekd.evidence.run import Hop
-from edgekd.pipeline.run import teacher_note
+from edgekd.evidence import load_evaluation
+from edgekd.evidence.run import load_run
+from edgekd.report import load_view
 
 RECIPE = """
 edgekd: 1
@@ -88,6 +87,31 @@ def killed_when(place: Path, cache: Path, there: Callable[[Path], bool]) -> None
         process.wait()
 
 
+def check_chain(folder: Path) -> None:
+    """Every hop, run as it says; the flipped digits with their pictures."""
+    run = load_run(folder)
+    assert [h.hop for h in run.chain] == ["teacher", "naive", "distilled", "exported", "quantized", "as_run"]
+    found = {h.hop: load_evaluation(folder / h.evaluation) for h in run.chain}
+    level = {hop: e.environment["placement"]["detail"].get("graph_level") for hop, e in found.items()}
+    assert (level["exported"], level["quantized"]) == ("ORT_DISABLE_ALL", "ORT_DISABLE_ALL")
+    assert (level["teacher"], level["as_run"]) == ("ORT_ENABLE_ALL", "ORT_ENABLE_ALL")
+    assert (found["quantized"].environment["batch"], found["as_run"].environment["batch"]) == (64, 1)
+    # What the chain ends with is what was judged, and the artifact that was selected.
+    judged = next(c.test for c in run.candidates if c.test is not None)
+    assert judged.accuracy is not None
+    assert run.chain[-1].evaluation == judged.accuracy.candidate
+    assert found["as_run"].artifact == run.selected["cpu:onnxruntime"]
+    view = load_view(folder)
+    assert view.chain is not None
+    steps = view.chain.path_to(view.chain.ends[0])
+    assert steps[-1].what == "the runtime on cpu:onnxruntime"
+    assert all(r.step is not None and r.step.interval is not None for r in steps[1:])
+    (flips,) = view.flips
+    assert flips.lost > 0
+    assert all(flip.png.startswith(b"\x89PNG") for flip in flips.rows)
+    assert sum(flips.lost_on.values()) == flips.lost
+
+
 def test_the_line_ends_in_a_verdict_and_a_second_run_redoes_nothing(place: Path) -> None:
     done = edgekd(place, "run", "recipe.yaml", "--out", "out")
     assert done.returncode == 0, done.stderr
@@ -104,8 +128,7 @@ def test_the_line_ends_in_a_verdict_and_a_second_run_redoes_nothing(place: Path)
         "float32",
         "int8",
     }
-    hops = [h["hop"] for h in json.loads((run / "run.json").read_text())["chain"]]
-    assert hops == ["teacher", "naive", "distilled", "exported", "quantized"]
+    check_chain(run)
     absent = json.loads((run / "run.json").read_text())["absent"]
     assert [(a["target"], a["required"]) for a in absent] == [("cuda:tensorrt", False)]
     assert "tensorrt" in done.stdout
@@ -220,15 +243,3 @@ def test_a_required_target_that_is_absent_is_inconclusive(place: Path) -> None:
     assert done.returncode == 3, done.stderr
     verdict = json.loads((place / "out" / "verdict.json").read_text())
     assert verdict["decision"] == "inconclusive"
-
-
-def test_a_teacher_below_its_naive_student_is_pointed_out(tmp_path: Path) -> None:
-    def hop(name: str, kind: str, right: int) -> Hop:
-        save_evaluation(make_evaluation(n=100, right=right / 100, name=name), tmp_path / f"{kind}.json")
-        return Hop(hop=kind, label=name, evaluation=f"{kind}.json")
-
-    naive = hop("naive student 1", "naive", 60)
-    (note,) = teacher_note(tmp_path, [hop("teacher", "teacher", 10), naive])
-    assert "The teacher (10.00%) is below a student of this size trained without it (60.00%)" in note
-    assert teacher_note(tmp_path, [hop("teacher", "teacher", 61), naive]) == ()
-    assert teacher_note(tmp_path, [hop("teacher", "teacher", 10)]) == ()

@@ -130,7 +130,7 @@ def edit(path: Path, change) -> None:
             "differs",
         ),
         (
-            lambda f: edit(f / "verdict.json", lambda d: d["policy"].update(accuracy={"max_drop": 7})),
+            lambda f: edit(f / "verdict.json", lambda d: d["policy"].update(accuracy={"max_drop": -7})),
             "no valid policy",
         ),
         (lambda f: edit(f / "verdict.json", lambda d: d.update(evidence={})), "'evidence' differs"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from edgekd.evidence.measurement import BASELINE, Measurement, load_measurement
 from edgekd.evidence.pytest_benchmark import read_benchmark_json
 from edgekd.gates.judge import judge_run
 from edgekd.recipe import GatesBlock
-from edgekd.report import pytest_benchmark
+from edgekd.report import pytest_benchmark, render
 from edgekd.report.pytest_benchmark import (
     _stats,
     benchmark_document,
@@ -96,6 +98,38 @@ def test_the_document_is_read_back(folder: Path, tmp_path: Path) -> None:
     assert found[1].median_s == rows[1]["stats"]["median"]
     written = json.loads(path.read_text())
     assert {"machine_info", "commit_info", "benchmarks", "datetime", "version"} == set(written)
+
+
+def test_a_run_folder_is_read_by_pytest_benchmark_itself(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "0001_run.json"
+    path.write_text(render(folder, "pytest-benchmark"), encoding="utf-8")
+    written = json.loads(path.read_text())
+    assert written["datetime"] == "2026-01-31T12:00:00Z"
+    assert written["machine_info"]["cpu"] == {"count": 2, "brand_raw": "synthetic"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=min,median,rounds"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("synthetic[latency:teacher]", "synthetic[regression:student-int8]"):
+        assert name in done.stdout
+
+
+def test_targets_are_told_apart(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    candidate = run.candidates[1]
+    other = replace(candidate, target="cuda:onnxruntime")
+    both = replace(
+        run, candidates=(*run.candidates, other), selected={**run.selected, other.target: other.artifact}
+    )
+    both.save(tmp_path)
+    judge_run(tmp_path, both, GatesBlock.model_validate(run.policy)).save(tmp_path / "verdict.json")
+    names = [r["fullname"] for r in benchmark_rows(tmp_path, "t.py::test_b")]
+    assert names == [
+        f"t.py::test_b[{target}:latency:{arm}]"
+        for target in ("cpu:onnxruntime", "cuda:onnxruntime")
+        for arm in ("teacher", "student-int8")
+    ]
 
 
 def test_a_run_without_timings_has_none(tmp_path: Path) -> None:

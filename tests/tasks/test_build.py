@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgekd.errors import DataError, UsageError
-from edgekd.tasks import Task, TaskSpec, build_task, check_scores
+from edgekd.tasks import Scores, Task, TaskSpec, build_task, check_scores
 from edgekd.tasks.classification import Classification, ImageClassification
 
 MINE = '''
@@ -75,10 +75,12 @@ def test_built_in() -> None:
 
 
 def test_unknown() -> None:
-    with pytest.raises(UsageError, match="no task is called 'detection'; known: classification, image-class"):
-        build_task(TaskSpec(kind="detection"))
-    with pytest.raises(UsageError, match="metric 'f1' is not known"):
-        build_task(TaskSpec(metric="f1"))
+    with pytest.raises(
+        UsageError, match="no task is called 'poetry'; known: classification, detection, image-class"
+    ):
+        build_task(TaskSpec(kind="poetry"))
+    with pytest.raises(UsageError, match="metric 'bleu' is not known"):
+        build_task(TaskSpec(metric="bleu"))
 
 
 def test_python_task(mine: Callable[[str, str], TaskSpec]) -> None:
@@ -133,8 +135,22 @@ def test_split_digest(mine: Callable[[str, str], TaskSpec], tmp_path: Path) -> N
 
 
 def test_check_scores() -> None:
-    assert check_scores([0, 1, 0.5], 3).dtype == np.float64  # type: ignore[arg-type]
-    assert check_scores(np.zeros(0), 0).shape == (0,)
+    found = check_scores([0, 1, 0.5], 3)  # type: ignore[arg-type]
+    assert found.per_example.dtype == np.float64
+    assert (found.aggregate, found.value, found.unit, found.error) == ("mean", 0.5, "fraction", False)
+    assert found.statistics["sums"].tolist() == [[0, 1], [1, 1], [0.5, 1]]
+
+
+def test_a_value_that_its_statistics_do_not_make_is_refused() -> None:
+    sums = np.asarray([[4.0, 1.0], [0.0, 1.0]])
+    given = Scores(
+        per_example=np.zeros(2), value=2**0.5, aggregate="root_mean", statistics={"sums": sums}, error=True
+    )
+    assert check_scores(given, 2) is not None
+    with pytest.raises(DataError, match="statistics make 1.41421356"):
+        check_scores(replace(given, value=1.5), 2)
+    with pytest.raises(DataError, match="the metric is nan"):
+        check_scores(replace(given, value=float("nan")), 2)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +160,7 @@ def test_check_scores() -> None:
         ([[0], [1], [1]], r"shape \(3, 1\)"),
         ([0, 1, 1.1], "outside"),
         ([0, -0.1, 1], "outside"),
-        ([0, float("nan"), 1], "not finite"),
+        ([0, float("nan"), 1], "gave nan for row 1"),
     ],
 )
 def test_check_scores_refuses(scores: list[float], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from edgekd.data import Example
 from edgekd.errors import DataError, UsageError
 from edgekd.spec import TensorSpec
-from edgekd.tasks import ModelIO, Prediction
+from edgekd.tasks import ModelIO, Prediction, check_scores
 from edgekd.tasks.classification import Classification, ImageClassification, answer_of, bind_inputs
 
 A, B, C = (np.full(2, v, np.float32) for v in (1, 2, 3))
@@ -99,6 +100,27 @@ class TestBind:
             DataError, match=r"the data has no array for the student's input '(b|x)' .*--map student:"
         ):
             bind_inputs(row, model)
+
+    @pytest.mark.parametrize("dtype", ["int32", "uint8", "float32", "float16"])
+    def test_whole_numbers_of_a_table_become_what_the_input_wants(self, dtype: str) -> None:
+        row = example(x=np.asarray([3, 200], np.int64))
+        bound = bind_inputs(row, io("x", dtype=dtype))["x"]
+        assert bound.dtype == dtype
+        assert bound.tolist() == [3, 200]
+
+    @pytest.mark.parametrize(
+        ("array", "dtype"),
+        [
+            (np.asarray([2**24 + 1]), "float32"),
+            (np.asarray([-1]), "uint8"),
+            (np.asarray([2**31]), "int32"),
+            (np.zeros((2, 2, 3), np.int64), "float32"),
+            (np.asarray([1, 2], np.int16), "float32"),
+            (np.asarray([1.0, 2.0]), "int64"),
+        ],
+    )
+    def test_what_would_lose_something_stays_to_be_refused(self, array: np.ndarray, dtype: str) -> None:
+        assert bind_inputs(example(x=array), io("x", dtype=dtype))["x"] is array
 
 
 class TestPrepare:
@@ -256,6 +278,47 @@ class TestScore:
         scores = classification("top5").score(predictions(*[row] * 7), list(range(7)))
         assert scores.tolist() == [1, 1, 1, 1, 1, 0, 0]
 
+    @pytest.mark.parametrize("metric", ["f1", "macro_f1", "balanced_accuracy", "mcc"])
+    def test_value_by_the_library_is_what_the_statistics_make(self, metric: str) -> None:
+        """check_scores compares both; the value itself against scikit-learn's own words for it."""
+        sklearn = pytest.importorskip("sklearn.metrics")
+        rng = np.random.default_rng(5)
+        labels = rng.integers(0, 2, 60)
+        said = predictions(*rng.standard_normal((60, 2)).tolist())
+        found = check_scores(classification(metric).score(said, labels.tolist()), 60)
+        answers = [p.value for p in said]
+        report = sklearn.classification_report(labels, answers, output_dict=True)
+        expected = {
+            "f1": report["1"]["f1-score"],
+            "macro_f1": report["macro avg"]["f1-score"],
+            "balanced_accuracy": report["macro avg"]["recall"],
+            "mcc": float(np.corrcoef(labels, answers)[0, 1]),
+        }
+        assert found.value == pytest.approx(expected[metric])
+        assert found.per_example.tolist() == (labels == np.asarray(answers)).astype(float).tolist()
+
+    @pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy"])
+    def test_an_answer_that_is_nobodys_label(self, metric: str) -> None:
+        pytest.importorskip("sklearn")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scored = classification(metric).score(predictions((1, 0, 0), (0, 0, 1), (0, 1, 0)), [0, 1, 1])
+        assert check_scores(scored, 3).value == pytest.approx(
+            {"macro_f1": 5 / 9, "balanced_accuracy": 0.75}[metric]
+        )
+
+    def test_metrics_that_do_not_exist_for_these_labels_or_answers(self) -> None:
+        pytest.importorskip("sklearn")
+        two = predictions((0, 1), (1, 0))
+        with pytest.raises(
+            DataError, match="all 2 labels are 1: balanced_accuracy does not exist for one class"
+        ):
+            classification("balanced_accuracy").score(two, [1, 1])
+        with pytest.raises(DataError, match="all 2 answers are 1: mcc does not exist for constant answers"):
+            classification("mcc").score(predictions((0, 1), (0, 1)), [0, 1])
+        with pytest.raises(DataError, match="f1 is a metric of two classes, the model has 3; use macro_f1"):
+            classification("f1").score(predictions((0, 1, 2), (1, 0, 0)), [0, 1])
+
     def test_top5_ties_go_to_the_first(self) -> None:
         scores = classification("top5").score(predictions(*[(0.0,) * 7] * 7), list(range(7)))
         assert scores.tolist() == [1, 1, 1, 1, 1, 0, 0]
@@ -288,10 +351,13 @@ class TestScore:
 
 
 def test_metric_and_split_that_are_not_known(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="metric 'f1' is not known for classification; choose top1 or top5"):
-        classification("f1")
+    with pytest.raises(
+        UsageError,
+        match="metric 'bleu' is not known for classification; choose from top1, top5, f1, macro_f1",
+    ):
+        classification("bleu")
     with pytest.raises(UsageError, match="not known for image-classification"):
-        ImageClassification(data={}, metric="f1")
+        ImageClassification(data={}, metric="bleu")
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 2)), label=np.arange(3))
     task = Classification(data={"test": "d.npz#1:"}, base=tmp_path)
     assert [e.label for e in task.examples("test")] == [1, 2]

@@ -1,0 +1,44 @@
+"""Text that GitHub-flavoured Markdown shows as it is: no markup, no link, no mention, no table cell or line of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+#: GitHub links these wherever they stand; a zero-width space after them keeps them text.
+_BREAK = "&#8203;"
+_MARKUP = re.compile(r"([\\`*_~\[\]|$])")
+#: The last: emoji, which are words between colons; a time of day is none.
+_LINKED = re.compile(r"(@|#(?=\d)|GH-(?=\d)|:(?=//)|www(?=\.)|:(?=(?:100|1234|[\w-]*[A-Za-z+-][\w+-]*):))")
+
+
+#: What makes a list or a heading of a line that starts with it.
+_OPENS = re.compile(r"^(?:([-+])(?= |$)|(#{1,6})(?= |$)|(\d+)(?=[.)](?: |$)))")
+
+
+def escape(text: str) -> str:
+    """One line of text from evidence, safe anywhere in a line, also in a table cell."""
+    kept = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    kept = kept.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    kept = _LINKED.sub(rf"\1{_BREAK}", _MARKUP.sub(r"\\\1", kept))
+    return _OPENS.sub(lambda m: f"{m[3]}{_BREAK}" if m[3] else f"\\{m[0]}", kept)
+
+
+def code(text: str) -> str:
+    """The same in the typeface of code."""
+    return f"<code>{escape(text)}</code>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table of cells that are escaped already: the first column to the left, the others to the right."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    rule = "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"
+    return [line(header), rule, *map(line, rows)]
+
+
+def details(summary: str, lines: Sequence[str]) -> list[str]:
+    """Lines that are folded away under a summary, escaped already."""
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]

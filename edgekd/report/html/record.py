@@ -1,0 +1,82 @@
+"""What a verdict rests on: notes, provenance, policy, environment, digests, and how to judge again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from edgekd.report import words
+from edgekd.report.html.markup import Child, Html, el
+from edgekd.report.html.parts import facts, fold, scroll, section, table
+from edgekd.report.view import View, flatten
+
+_AGAIN = "edgekd gate RUN --policy policy.yaml"
+
+
+def notes_section(view: View) -> Html | None:
+    """Sentences of the run, and what could not be read; absent targets."""
+    said = [*view.notes]
+    said += [
+        f"{a.get('target')} is not here ({'required' if a.get('required') else 'optional'}): {a.get('reason')}"
+        for a in view.verdict.not_run
+    ]
+    return section("notes", "Notes", el("ul", *(el("li", n) for n in said))) if said else None
+
+
+def provenance_section(view: View) -> Html:
+    """Where the artifacts come from, and the digests that pin artifacts and evidence."""
+    told = flatten(view.run.provenance)
+    rows: Sequence[Sequence[Child]] = [
+        [
+            str(record.get("name", words.DASH)),
+            str(record.get("dtype", words.DASH)),
+            str(record.get("format", words.DASH)),
+            words.mebibytes(int(record.get("size_bytes", 0))),
+            el("code", digest),
+        ]
+        for digest, record in view.run.artifacts.items()
+    ]
+    evidence = list(view.verdict.evidence.items())
+    return section(
+        "provenance",
+        "Provenance",
+        facts(told, name="Provenance") if told else el("p", "The recipe gives no provenance.", class_="soft"),
+        fold(
+            f"{len(rows)} artifacts, by digest",
+            table(
+                "",
+                ("artifact", "precision", "format", "size", "digest"),
+                rows,
+                name="Artifacts",
+                left=(1, 2, 4),
+            ),
+        ),
+        fold(
+            f"{len(evidence)} evidence documents, by digest",
+            scroll("Evidence", facts(evidence, name="Evidence", mono=True)),
+        )
+        if evidence
+        else None,
+    )
+
+
+def environment_section(view: View) -> Html | None:
+    """The machine that collected the evidence."""
+    rows = flatten(view.verdict.environment)
+    return section("environment", "Environment", facts(rows, name="Environment")) if rows else None
+
+
+def again_section(view: View) -> Html:
+    """The policy as a file, and the command that judges the stored evidence by it."""
+    policy = json.dumps(dict(view.verdict.policy), indent=2, ensure_ascii=False)
+    return section(
+        "again",
+        "Judge again",
+        el(
+            "p",
+            "Evidence and judgement are apart: the stored evidence is judged again, bit for bit and without any "
+            "runtime, by this policy or another. RUN is the folder of this page; policy.yaml holds limits such as those below.",
+        ),
+        scroll("Command", el("pre", el("code", _AGAIN))),
+        fold("The policy of this verdict, as policy.yaml", scroll("Policy", el("pre", el("code", policy)))),
+    )
