@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edgekd.errors import EvidenceError, InputError, StorageError
+from edgekd.lfs_pointer import refuse_pointer_file
 
 _CHUNK = 1 << 20
 
@@ -115,7 +116,7 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
         schema: ``edgekd.<kind>/<major>``; unknown fields are left alone, another major is refused.
 
     Raises:
-        EvidenceError: missing, unreadable, not JSON, or of another kind or version.
+        EvidenceError: missing, unreadable, a Git LFS pointer, not JSON, or of another kind or version.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -124,6 +125,7 @@ def read_json(path: Path, schema: str) -> dict[str, Any]:
     except OSError as e:
         raise EvidenceError(f"cannot read {path}: {e.strerror}", "check the path and its permissions") from e
     except (ValueError, RecursionError) as e:
+        refuse_pointer_file(path, EvidenceError)
         raise EvidenceError(f"{path} is not JSON ({e})", "the file is damaged: make it again") from e
     found = value.get("schema") if isinstance(value, dict) else None
     if found != schema:

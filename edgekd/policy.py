@@ -34,6 +34,7 @@ Against = Literal["teacher", "naive", "float32", "baseline"]
 #: Margins where none is given, fractions (METHOD, section 2): a point against others, half against one's own float32.
 _MARGINS: dict[str, float] = {"float32": 0.005}
 _MARGIN = 0.01
+_SLICE_MARGIN = 0.03
 
 
 class AccuracyGate(Block):
@@ -57,6 +58,11 @@ class AccuracyGate(Block):
         if self.max_drop is not None and self.min_ratio is not None:
             raise ValueError("give one of `max_drop` and `min_ratio`")
         return self
+
+    @property
+    def stated(self) -> bool:
+        """Whether a limit was given; the usual margins are points of a fraction, and mean nothing in other units."""
+        return self.max_drop is not None or self.min_ratio is not None
 
     @property
     def margin(self) -> float:
@@ -103,7 +109,19 @@ class SlicesGate(Block):
 
     names: list[str] = []
     against: Against = "teacher"
-    max_drop: Annotated[float, Field(gt=0)] = 0.03
+    max_drop: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("names")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value) or not all(value):
+            raise ValueError(f"names a slice twice, or one without a name: {value}")
+        return value
+
+    @property
+    def margin(self) -> float:
+        """The greatest drop within a slice; 3 points where none was given."""
+        return _SLICE_MARGIN if self.max_drop is None else self.max_drop
 
 
 class LatencyGate(Block):
@@ -163,6 +181,15 @@ class GatesBlock(Block):
     @property
     def asked(self) -> tuple[str, ...]:
         return tuple(n for n in type(self).model_fields if getattr(self, n) is not None)
+
+    @model_validator(mode="after")
+    def _one_baseline(self) -> GatesBlock:
+        named = {rule.baseline for rule in self.accuracy_rules if rule.baseline}
+        if self.regression is not None and self.regression.baseline:
+            named.add(self.regression.baseline)
+        if len(named) > 1:
+            raise ValueError(f"names several baselines ({', '.join(sorted(named))}); a run has one")
+        return self
 
     @field_validator("accuracy")
     @classmethod
@@ -228,7 +255,7 @@ def check_scenario(gates: GatesBlock, scenario: Scenario) -> None:
 
 
 #: Tasks whose metrics need not be fractions; a ``python:`` task may measure anything.
-_OTHER_UNITS = ("regression", "time-series")
+_OTHER_UNITS = ("regression",)
 
 
 def check_margins(gates: GatesBlock, kind: str, metric: str) -> None:
@@ -237,11 +264,22 @@ def check_margins(gates: GatesBlock, kind: str, metric: str) -> None:
     Raises:
         UsageError: names the gate and how a point is written.
     """
+    if kind == "regression":
+        stated = [("accuracy", rule.stated) for rule in gates.accuracy_rules]
+        if gates.slices is not None:
+            stated.append(("slices", gates.slices.max_drop is not None))
+        for name, given in stated:
+            if not given:
+                raise UsageError(
+                    f"gates.{name} gives no max_drop, and a regression is measured in the label's unit: there is no usual "
+                    "margin",
+                    "give one in that unit (--max-accuracy-drop, --max-slice-drop), or --min-accuracy-ratio",
+                )
     if kind.startswith("python:") or kind in _OTHER_UNITS:
         return
     asked = [("accuracy", rule.margin) for rule in gates.accuracy_rules]
     if gates.slices is not None:
-        asked.append(("slices", gates.slices.max_drop))
+        asked.append(("slices", gates.slices.margin))
     for name, margin in asked:
         if margin >= 1:
             raise UsageError(

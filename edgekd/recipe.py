@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator, model_validator
 
-from edgekd.errors import RecipeError, UsageError
+from edgekd.data.sources import share_rows
+from edgekd.errors import EvidenceError, RecipeError, UsageError
 from edgekd.evidence.measurement import SERVER
+from edgekd.evidence.run import RUN_FILE, Run
 from edgekd.measure.scenario import Scenario, scenario_from
 from edgekd.policy import (
     AccuracyGate,
@@ -263,10 +265,9 @@ class Recipe(_Block):
             raise ValueError(
                 "a gate against the baseline needs its path: `gates.accuracy.baseline` or `gates.regression.baseline`"
             )
-        chosen = {self.task.data.get(k) for k in ("select", "test")}
-        if "select" in self.task.data and len(chosen) == 1:
+        if "select" in self.task.data and share_rows(self.task.data["select"], self.task.data["test"]):
             raise ValueError(
-                "task.data.select and test are the same rows: what is chosen by looking is not judged on them"
+                "task.data.select and task.data.test share rows: what is chosen by looking is not judged on them"
             )
         if "int8" in self.quantize and not ({"calibration", "train"} & set(self.task.data)):
             raise ValueError("int8 needs task.data.calibration (or train)")
@@ -383,6 +384,23 @@ def load_recipe(path: Path, environ: Mapping[str, str]) -> Recipe:
     """
     recipe: Recipe = _parse(path, environ, Recipe, "")
     return recipe
+
+
+def stored_policy(folder: Path, run: Run) -> GatesBlock:
+    """The gates block that a run was made under.
+
+    Raises:
+        EvidenceError: a block that this version does not know.
+    """
+    try:
+        return GatesBlock.model_validate(dict(run.policy))
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise EvidenceError(
+            f"{folder / RUN_FILE}: policy.{key}: {first['msg'].removeprefix('Value error, ')}",
+            "judge it under another: --policy F",
+        ) from e
 
 
 def load_policy(path: Path, environ: Mapping[str, str]) -> GatesBlock:

@@ -107,6 +107,11 @@ def _expand(text: str, environ: Mapping[str, str], path: Path) -> str:
 
         def fill(match: re.Match[str], where: str = f"{path}:{number}") -> str:
             name, default = match.group(1), match.group(2)
+            if default is not None and "${" in default:
+                raise RecipeError(
+                    f"{where}: the default of ${{{name}}} holds another variable, which is not filled in",
+                    "give plain text as the default, or leave it out",
+                )
             given = environ.get(name)
             value = given or default
             if value is None:

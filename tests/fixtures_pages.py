@@ -6,18 +6,21 @@ import itertools
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+from fixtures_run import make_run
 
 from edgekd.data.example import Array
-from edgekd.evidence.evaluation import Evaluation, save_evaluation
+from edgekd.evidence.evaluation import Evaluation, load_evaluation, save_evaluation
 from edgekd.evidence.measurement import Measurement, Restart, save_measurement
 from edgekd.evidence.run import AbsentTarget, AccuracyEvidence, Candidate, Evidence, Hop, LatencyEvidence, Run
 from edgekd.evidence.thumbnails import FOLDER, save_thumbnails
 from edgekd.gates import judge_run
+from edgekd.metrics import SUMS
 from edgekd.policy import GatesBlock
 
 TARGET = "cpu:onnxruntime"
@@ -255,3 +258,19 @@ def make_png(rng: np.random.Generator, side: int = 32) -> bytes:
 def _artifact(name: str, dtype: str, size_bytes: int) -> dict[str, Any]:
     folder = "artifacts/" + "".join(c for c in name if c.isalnum() or c in "-.")
     return {"name": name, "folder": folder, "dtype": dtype, "format": "onnx", "size_bytes": size_bytes}
+
+
+def make_graded_run(folder: Path) -> Path:
+    """A judged run of an error metric in the labels' units: nothing is right or wrong, only better or worse."""
+    run = make_run(folder, n=200, lost=3, gained=2)
+    noise = np.random.default_rng(0).gamma(2, 1e3, 200)
+    for path in {h.evaluation for h in run.chain}:
+        one = load_evaluation(folder / path)
+        error = noise + 1234.5 * (one.scores == 0)
+        graded = replace(
+            one, metric="mae", logits=None, scores=-error, error=True, unit="label units",
+            statistics={SUMS: np.stack([error, np.ones(one.n)], axis=1)},
+        )  # fmt: skip
+        save_evaluation(graded, folder / path)
+    judge_run(folder, run, GatesBlock.model_validate(run.policy)).save(folder / "verdict.json")
+    return folder

@@ -278,3 +278,11 @@ def test_building_removes_what_a_killed_process_left_and_nothing_of_a_living_one
     assert not dead.exists()
     assert living.exists()
     assert (tmp_path / "out" / "a").read_text() == "x"
+
+
+def test_a_git_lfs_pointer_is_not_json(tmp_path: Path) -> None:
+    (tmp_path / "e.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(
+        EvidenceError, match=r"e\.json is a Git LFS pointer, not the file; run `git lfs pull`"
+    ):
+        files.read_json(tmp_path / "e.json", "edgekd.evaluation/1")

@@ -188,3 +188,9 @@ def test_weights_of_another_model_json(store: StageStore, tmp_path: Path) -> Non
     torch_model.save_file({"a": np.zeros(1)}, str(folder / "other.safetensors"))
     with pytest.raises(ModelError, match=r"belongs to student\.safetensors"):
         _open(store, str(folder / "other.safetensors"))
+
+
+def test_a_git_lfs_pointer_is_no_onnx_file(store: StageStore, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(ModelError, match=r"m\.onnx is a Git LFS pointer, not the file; run `git lfs pull`"):
+        _open(store, "m.onnx", tmp_path)

@@ -395,3 +395,61 @@ def test_policy_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_policy(tmp_path / "p.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("select", "test", "refused_"),
+    [
+        ("a.npz#0:60", "a.npz#40:100", True),
+        ("a.npz#0:50", "a.npz#50:", False),
+        ("a.npz#0:100:2", "a.npz#1:100:2", False),
+        ("a.npz#0:100:2", "a.npz#0:100:3", True),
+        ("a.npz", "a.npz#5:6", True),
+        ("a.npz", "b.npz", False),
+    ],
+)
+def test_rows_that_are_chosen_by_are_not_judged_on(
+    read: Read, select: str, test: str, refused_: bool
+) -> None:
+    text = MINIMAL.replace("select: s.npz", f"select: '{select}'").replace("test: e.npz", f"test: '{test}'")
+    assert select in text
+    assert test in text
+    if refused_:
+        assert "share rows" in refused(read, text)
+    else:
+        read(text)
+
+
+def test_declared_slices_are_gated_at_the_usual_margin(read: Read) -> None:
+    recipe = read(MINIMAL.replace("task: {", "task: {slices: [site], "))
+    assert recipe.gates.slices is not None
+    assert (recipe.gates.slices.names, recipe.gates.slices.margin) == (["site"], 0.03)
+
+
+def test_several_questions_about_accuracy(read: Read) -> None:
+    rules = "accuracy: [{max_drop: 0.02}, {against: float32}, {against: baseline, baseline: last.onnx, min_ratio: 0.99}]"
+    recipe = read(MINIMAL.replace("accuracy: {}", rules))
+    assert [(r.against, r.margin) for r in recipe.gates.accuracy_rules[:2]] == [
+        ("teacher", 0.02),
+        ("float32", 0.005),
+    ]
+    assert recipe.gates.baseline == "last.onnx"
+    for wrong, says in (
+        ("accuracy: [{}, {}]", "twice"),
+        ("accuracy: {max_drop: 0.1, min_ratio: 0.9}", "one of `max_drop` and `min_ratio`"),
+        ("accuracy: {against: baseline}", "needs its path"),
+        ("accuracy: {against: naive}", "student.naive"),
+        ("accuracy: {baseline: x.onnx}", "against: baseline"),
+        ("fidelity: {}", "asks nothing"),
+        ("slices: {names: [a, a]}", "twice"),
+        (
+            "accuracy: {against: baseline, baseline: a.onnx}, regression: {baseline: b.onnx}",
+            "several baselines",
+        ),
+    ):
+        assert says in refused(read, MINIMAL.replace("accuracy: {}", wrong)), wrong
+
+
+def test_a_variable_within_a_default_is_refused(read: Read) -> None:
+    text = MINIMAL.replace("model: t.onnx", 'model: "${TEACHER:-${HOME_OF_MODELS}/t.onnx}"')
+    assert ":4: the default of ${TEACHER} holds another variable" in refused(read, text)

@@ -10,10 +10,11 @@ from typing import Literal
 
 from edgekd.ci.api import Api
 from edgekd.ci.gitref import read_ref
-from edgekd.ci.lfs import is_pointer_file, resolve_pointer
+from edgekd.ci.lfs import resolve_pointer
 from edgekd.ci.release_asset import read_asset
 from edgekd.errors import PolicyError, UsageError
 from edgekd.files import building, digest_of, sha256_file
+from edgekd.lfs_pointer import is_pointer_file
 
 _FORMS = "PATH, ref:REF:PATH, release:latest:FILE or release:TAG:FILE, each with @sha256:DIGEST if wanted"
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from edgekd.ci.lfs import LARGEST_POINTER, is_pointer, last_line, resolve_pointer
+from edgekd.ci.lfs import last_line, resolve_pointer
 from edgekd.errors import InfrastructureError, UsageError
+from edgekd.lfs_pointer import LARGEST_POINTER, is_pointer
 
 _TIMEOUT_S = 1800.0
 _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")

@@ -1,4 +1,4 @@
-"""Git LFS pointers: told from models, and turned into what they point to."""
+"""Git LFS pointers: refused as models and data, and turned into what they point to."""
 
 from __future__ import annotations
 
@@ -9,41 +9,29 @@ from pathlib import Path
 
 from edgekd.errors import InfrastructureError, MissingDependencyError, ModelError
 from edgekd.files import sha256_file
+from edgekd.lfs_pointer import is_pointer_file
 
 _TIMEOUT_S = 1800.0
-#: First line and size limit of a pointer file (git-lfs, docs/spec.md); the older name is still read by it.
-_VERSIONS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
-LARGEST_POINTER = 1024
 _OID = re.compile(rb"^oid sha256:([0-9a-f]{64})$", re.M)
 
 
-def is_pointer(data: bytes) -> bool:
-    """Whether these bytes are a pointer file, or its beginning.
-
-    >>> is_pointer(b"version https://git-lfs.github.com/spec/v1\\noid sha256:00\\nsize 5\\n")
-    True
-    """
-    return len(data) <= LARGEST_POINTER and data.startswith(_VERSIONS)
-
-
-def is_pointer_file(path: Path) -> bool:
-    """Whether a file is a pointer; False where there is no file."""
-    if not path.is_file() or path.stat().st_size > LARGEST_POINTER:
-        return False
-    return is_pointer(path.read_bytes())
-
-
 def refuse_pointer(path: Path, role: str) -> None:
-    """A pointer is no model.
+    """A pointer is no model and no data.
+
+    Args:
+        role: what it is; may be empty.
+        path: a file, or a folder whose files are looked at; nothing is said of what is not there.
 
     Raises:
-        ModelError: ``path`` is a pointer file.
+        ModelError: it is a pointer file, or holds one.
     """
-    if is_pointer_file(path):
-        raise ModelError(
-            f"the {role} {path} is a Git LFS pointer of {path.stat().st_size} bytes, not a model",
-            "check out with `lfs: true`, or run `git lfs pull`",
-        )
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if is_pointer_file(file):
+            raise ModelError(
+                f"{f'the {role} ' if role else ''}{file} is a Git LFS pointer of {file.stat().st_size} bytes, not the file",
+                "check out with `lfs: true`, or run `git lfs pull`",
+            )
 
 
 def resolve_pointer(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekd.ci.lfs import refuse_pointer
-from edgekd.errors import UsageError
+from edgekd.ci.names import check_names
+from edgekd.errors import InputError, UsageError
 from edgekd.recipe import Recipe, load_policy, load_recipe
 from edgekd.strict_yaml import read_yaml
 
@@ -79,14 +81,67 @@ def refuse_training(plan: Plan) -> None:
         )
 
 
-def check_models(path: Path, environ: Mapping[str, str]) -> None:
-    """Refuse a recipe whose model files are Git LFS pointers; files that are not there yet are not looked for.
+def gate_name(path: Path, environ: Mapping[str, str]) -> str:
+    """What a recipe calls itself, also where it is broken: its comment must find the one of the run before.
+
+    The key ``name`` of what can be read, else a line that begins with ``name:``, else the file's stem.
+    """
+    try:
+        name = read_yaml(path, environ)[0].get("name")
+    except InputError:
+        name = _name_line(path)
+    return name if isinstance(name, str) and name else path.stem
+
+
+def _name_line(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    found = re.search(
+        r"""^(["']?)name\1\s*:\s*["']?([A-Za-z0-9][A-Za-z0-9._-]*)["']?\s*(?:#.*)?$""", text, re.M
+    )
+    return found.group(2) if found else ""
+
+
+def check_recipe(path: Path, environ: Mapping[str, str]) -> None:
+    """Refuse what `edgekd run` would refuse before any work: unknown names, and files that are Git LFS pointers.
+
+    Files that are not there yet are not looked for.
 
     Raises:
-        ModelError: a pointer.
+        UsageError: an unknown task, metric, format or target. InputError: a pointer.
+        MissingDependencyError: a plugin that does not load.
     """
     recipe = load_recipe(path, environ)
+    base = path.resolve().parent
+    check_names(recipe, base)
+    for role, reference in _files(recipe):
+        refuse_pointer(base / reference, role)
+
+
+def _files(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(role, path) of the files that a recipe names."""
     for role, block in (("teacher", recipe.teacher), ("student", recipe.student)):
         for reference in filter(None, (block.model, block.weights)):
             if not reference.startswith(("zoo:", "python:")):
-                refuse_pointer(path.resolve().parent / reference, role)
+                yield role, reference
+    if recipe.gates.baseline:
+        yield "baseline", recipe.gates.baseline
+    for split, reference in recipe.task.data.items():
+        for file in data_files(reference):
+            yield f"{split} data", file
+
+
+def data_files(reference: str) -> tuple[str, ...]:
+    """Paths that a data reference may mean: a file's name may hold the signs that else pick rows and columns.
+
+    >>> data_files("test.npz#0:500"), data_files("coco:a.json:images"), data_files("sklearn:digits")
+    (('test.npz#0:500', 'test.npz'), ('a.json', 'images'), ())
+    """
+    if reference.startswith(("python:", "sklearn:")):
+        return ()
+    if reference.startswith("coco:"):
+        return tuple(filter(None, reference.removeprefix("coco:").partition("#")[0].split(":")))
+    bare = reference.rpartition("#")[0] or reference
+    return tuple(dict.fromkeys((reference, bare, bare.rpartition("?")[0] or bare)))

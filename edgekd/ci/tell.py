@@ -41,7 +41,14 @@ def report_of(outcome: Outcome) -> str:
     return comment.notice(outcome.name, 4 if outcome.code is None else outcome.code, outcome.log)
 
 
-def tell(outcome: Outcome, *, environ: Mapping[str, str], comments: bool, say: Callable[[str], None]) -> bool:
+def tell(
+    outcome: Outcome,
+    *,
+    environ: Mapping[str, str],
+    comments: bool,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> bool:
     """Write the job's summary, then the comment.
 
     A comment that cannot be written changes no exit code: what it would say stands in the summary.
@@ -50,7 +57,8 @@ def tell(outcome: Outcome, *, environ: Mapping[str, str], comments: bool, say: C
         outcome: what to tell.
         environ: the job's environment; GitHub's and GitLab's variables say where it runs.
         comments: False for the summary alone.
-        say: takes one line for the log.
+        say: takes one line for the log: no comment was to be expected (a push, a job without a token).
+        warn: takes one line that somebody should see: a comment was refused, or the forge did not answer.
 
     Returns:
         Whether a comment was written.
@@ -68,24 +76,32 @@ def tell(outcome: Outcome, *, environ: Mapping[str, str], comments: bool, say: C
     if not comments:
         return False
     try:
-        refusal = _to_gitlab(outcome, report, footer, environ) if on_gitlab else ""
-        if not on_gitlab:
+        if on_gitlab:
+            refusal = _to_gitlab(outcome, report, footer, environ)
+        else:
             refusal = _to_github(outcome, report, footer, environ, github.pull_request_of(event))
+    except _NobodyToTellError as e:
+        say(f"no comment: {e}")
+        return False
     except InfrastructureError as e:
         refusal = str(e)
     if refusal:
-        say(f"no comment: {refusal}")
+        warn(f"no comment: {refusal}")
     return not refusal
+
+
+class _NobodyToTellError(Exception):
+    """There is no pull request, or nothing to write to it with."""
 
 
 def _to_github(
     outcome: Outcome, report: str, footer: str, environ: Mapping[str, str], number: int | None
 ) -> str:
     if number is None:
-        return "this job is not about a pull request"
+        raise _NobodyToTellError("this job is not about a pull request")
     api = github.api_of(environ)
     if not api.secret:
-        return "there is no token"
+        raise _NobodyToTellError("there is no token")
     body = comment.body_of(outcome.name, report, footer, characters=comment.GITHUB_COMMENT_CHARACTERS)
     return github.put_comment(
         api, environ.get("GITHUB_REPOSITORY", ""), number, comment.marker(outcome.name), body
@@ -95,8 +111,8 @@ def _to_github(
 def _to_gitlab(outcome: Outcome, report: str, footer: str, environ: Mapping[str, str]) -> str:
     where, api = gitlab.merge_request_of(environ), gitlab.api_of(environ)
     if where is None:
-        return "this job is not about a merge request"
+        raise _NobodyToTellError("this job is not about a merge request")
     if api is None:
-        return f"there is no token ({gitlab.TOKEN})"
+        raise _NobodyToTellError(f"there is no token ({gitlab.TOKEN})")
     body = comment.body_of(outcome.name, report, footer, characters=comment.GITLAB_NOTE_CHARACTERS)
     return gitlab.put_note(api, where, comment.marker(outcome.name), body)

@@ -6,6 +6,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgekd.errors import EdgeKDError
 
 ACTIONS = ("check", "name", "baseline", "decision", "comment")
 
@@ -14,8 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=ACTIONS,
-        help="check: read recipes and policies, run nothing; name: what a gate is called; baseline: bring last "
-        "release's model and print its path; decision: what a run folder came to; comment: tell it",
+        help="check: read recipes and policies, run nothing; name: what a gate is called, also where its recipe is "
+        "broken; baseline: bring last release's model and print its path; decision: what a run folder came to; "
+        "comment: tell it",
     )
     parser.add_argument(
         "what",
@@ -32,6 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="refuse it if it is a Git LFS pointer (repeatable)",
+    )
+    group.add_argument(
+        "--data",
+        metavar="DATA",
+        action="append",
+        default=[],
+        help="the same of data as `edgekd gate --data` takes it, or of any other file (repeatable)",
     )
     group = parser.add_argument_group("baseline")
     group.add_argument(
@@ -52,6 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--code", metavar="N", type=int, help="the exit code of the gate")
     group.add_argument("--log", metavar="F", type=Path, help="what the gate wrote to stderr")
+    group.add_argument(
+        "--junit", metavar="F", type=Path, help="decision: write JUnit XML here where there is no verdict"
+    )
     group.add_argument("--evidence-url", metavar="URL", default="", help="where the run folder was uploaded")
     group.add_argument("--summary-only", action="store_true", help="write the job's summary and no comment")
 
@@ -71,11 +86,13 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     """Every file is read, so that one call shows all that is wrong; the worst exit code counts."""
     from edgekd.ci.lfs import refuse_pointer
-    from edgekd.ci.plan import check_models, read_plan, refuse_training
+    from edgekd.ci.plan import check_recipe, data_files, read_plan, refuse_training
     from edgekd.errors import EdgeKDError, UsageError, worst_exit
 
-    if not args.what and not args.model:
-        raise UsageError("nothing to check", "name recipes, policies or --model files")
+    files = [("model", file) for file in args.model]
+    files += [("", file) for reference in args.data for file in data_files(reference)]
+    if not args.what and not args.model and not args.data:
+        raise UsageError("nothing to check", "name recipes, policies, --model or --data files")
     codes = []
     for file in map(Path, args.what):
         try:
@@ -83,32 +100,32 @@ def _check(args: argparse.Namespace) -> int:
             if args.no_train:
                 refuse_training(plan)
             if plan.kind == "recipe":
-                check_models(file, os.environ)
+                check_recipe(file, os.environ)
             print(plan.line)
         except EdgeKDError as e:
-            codes.append(_told(e))
-    for file in map(Path, args.model):
+            codes.append(_told(e, str(file)))
+    for role, name in files:
         try:
-            refuse_pointer(file, "model")
+            refuse_pointer(Path(name), role)
         except EdgeKDError as e:
-            codes.append(_told(e))
+            codes.append(_told(e, name))
     return worst_exit(codes)
 
 
-def _told(error: Exception) -> int:
-    from edgekd.errors import EdgeKDError
-
-    print(f"edgekd: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return error.exit_code if isinstance(error, EdgeKDError) else 4
+def _told(error: EdgeKDError, file: str) -> int:
+    """One line, which names the file: several are checked."""
+    text = " ".join(str(error).split())
+    print(f"edgekd: error: {text if file in text else f'{file}: {text}'}", file=sys.stderr)
+    return error.exit_code
 
 
 def _name(args: argparse.Namespace) -> int:
-    from edgekd.ci.plan import read_plan
+    from edgekd.ci.plan import gate_name
     from edgekd.pipeline.folder import slug
 
     path = Path(args.what[0])
     is_recipe = path.suffix in (".yaml", ".yml")
-    print(slug(read_plan(path, os.environ).name if is_recipe else path.stem))
+    print(slug(gate_name(path, os.environ) if is_recipe else path.stem))
     return 0
 
 
@@ -132,6 +149,8 @@ def _baseline(args: argparse.Namespace) -> int:
 def _decision(args: argparse.Namespace) -> int:
     """Two lines: the decision, and one sentence about it. Without a verdict, `error` and the log's last error."""
     from edgekd.ci.comment import has_verdict, last_error
+    from edgekd.ci.no_verdict import junit_of
+    from edgekd.files import write_bytes
     from edgekd.gates.verdict import VERDICT_FILE, load_verdict
     from edgekd.report.words import HEADLINES
 
@@ -142,8 +161,11 @@ def _decision(args: argparse.Namespace) -> int:
         print(verdict.decision)
         print(" ".join([HEADLINES[verdict.decision], *reasons[:1]]))
         return 0
+    why = last_error(_log(args)) or f"no verdict: the gate ended with exit code {args.code}"
+    if args.junit is not None:
+        write_bytes(args.junit, junit_of(args.name or folder.name, why).encode())
     print("error")
-    print(last_error(_log(args)) or f"no verdict: the gate ended with exit code {args.code}")
+    print(why)
     return 0
 
 
@@ -157,7 +179,7 @@ def _comment(args: argparse.Namespace) -> int:
     outcome = Outcome(
         name=name, folder=folder, code=args.code, log=_log(args), evidence_url=args.evidence_url
     )
-    told = tell(outcome, environ=os.environ, comments=not args.summary_only, say=_say)
+    told = tell(outcome, environ=os.environ, comments=not args.summary_only, say=_say, warn=_warn)
     if not told and not os.environ.get("GITHUB_STEP_SUMMARY"):
         print(report_of(outcome))
     return 0
@@ -170,5 +192,11 @@ def _log(args: argparse.Namespace) -> str:
 
 
 def _say(line: str) -> None:
-    mark = "::warning::" if os.environ.get("GITHUB_ACTIONS") == "true" else "edgekd: "
-    print(f"{mark}{' '.join(line.split())}", file=sys.stderr if mark == "edgekd: " else sys.stdout)
+    print(f"edgekd: {' '.join(line.split())}", file=sys.stderr)
+
+
+def _warn(line: str) -> None:
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(f"::warning::{' '.join(line.split())}")
+    else:
+        _say(line)

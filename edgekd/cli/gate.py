@@ -69,7 +69,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="judge every value of this slice too, at 3 points; `class` is the label",
+        help="judge every value of this slice too; `class` is the label",
+    )
+    limits.add_argument(
+        "--max-slice-drop",
+        metavar="X",
+        type=options.positive,
+        help="below the reference within each slice, in the metric's unit (default: 0.03 of a fraction)",
     )
     limits.add_argument("--max-latency-ratio", metavar="R", type=options.positive, help="student / teacher")
     limits.add_argument(
@@ -114,7 +120,7 @@ def _stored(args: argparse.Namespace) -> int:
     from edgekd.files import building, write_bytes
     from edgekd.gates.judge import judge_run
     from edgekd.pipeline.folder import check_out
-    from edgekd.recipe import GatesBlock, load_policy
+    from edgekd.recipe import load_policy, stored_policy
     from edgekd.report import render
 
     if any((args.student, args.teacher, args.baseline, args.data)):
@@ -125,25 +131,13 @@ def _stored(args: argparse.Namespace) -> int:
             *(args.max_accuracy_drop, args.max_latency_ratio, args.max_latency_ms, args.max_tail_ratio),
             *(args.max_regression, args.max_size_mib, args.max_flips, args.min_accuracy_ratio, args.against),
             *args.slice,
+            args.max_slice_drop,
         )
     ):
         raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
-    untouched: dict[str, object] = {
-        "batch": 1,
-        "threads": None,
-        "target": "cpu:onnxruntime",
-        "scenario": "single-stream",
-        "shape": [],
-    }
-    if given := [name for name, value in untouched.items() if getattr(args, name) != value]:
-        raise UsageError(
-            f"--{given[0]} says how to measure, and a stored run is only judged",
-            "leave it out, or give --student and its baseline to measure",
-        )
+    _only_judging(args)
     index = load_run(args.folder)
-    policy = (
-        load_policy(args.policy, os.environ) if args.policy else GatesBlock.model_validate(dict(index.policy))
-    )
+    policy = load_policy(args.policy, os.environ) if args.policy else stored_policy(args.folder, index)
     verdict = judge_run(args.folder, index, policy)
     if args.out is None:
         verdict.save(args.folder / "verdict.json")
@@ -157,6 +151,28 @@ def _stored(args: argparse.Namespace) -> int:
         for kind in ("md", "html"):
             (root / f"report.{kind}").write_text(render(root, kind), encoding="utf-8")
     return judging.show(verdict, args.out, args)
+
+
+#: What ``gate RUN`` takes besides the folder: nothing that says how to collect evidence.
+_JUDGING = {"folder", "policy", "out", "junit", "markdown", "json", "on_inconclusive", "verb", "run"}
+
+
+def _only_judging(args: argparse.Namespace) -> None:
+    """Refuse options that say how to measure or evaluate.
+
+    Raises:
+        UsageError: names the option.
+    """
+    from edgekd.errors import UsageError
+
+    parser = argparse.ArgumentParser(add_help=False)
+    configure(parser)
+    for action in parser._actions:
+        if action.dest not in _JUDGING and getattr(args, action.dest) != action.default:
+            raise UsageError(
+                f"{action.option_strings[0]} says how to collect evidence, and a stored run is only judged",
+                "leave it out, or give --student and what it is compared with",
+            )
 
 
 def gate_request(args: argparse.Namespace) -> GateRequest:
@@ -181,7 +197,9 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
     limits = {
         "accuracy": _accuracy(args, against),
         "fidelity": None if args.max_flips is None else {"max_flips": args.max_flips},
-        "slices": {"names": args.slice, "against": against} if args.slice else None,
+        "slices": {"names": args.slice, "against": against, "max_drop": args.max_slice_drop}
+        if args.slice
+        else None,
         "latency": None if args.max_latency_ratio is None else {"max_ratio": args.max_latency_ratio},
         "latency_absolute": None
         if args.max_latency_ms is None

@@ -15,6 +15,7 @@ from edgekd.data.example import Example
 from edgekd.errors import DataError
 from edgekd.files import digest_of, sha256_file
 from edgekd.lazy import require
+from edgekd.lfs_pointer import refuse_pointer_file
 
 
 def _classes(path: Path) -> list[Path]:
@@ -54,11 +55,21 @@ class AudioFolder:
         for file, label in self.rows:
             try:
                 with warnings.catch_warnings():
-                    # Chunks of notes that it skips: the samples are whole.
-                    warnings.simplefilter("ignore", wavfile.WavFileWarning)
+                    # It warns of files that are cut short, and of chunks of notes, which it skips.
+                    warnings.simplefilter("error", wavfile.WavFileWarning)
+                    warnings.filterwarnings("ignore", r"Chunk \(non-data\)", wavfile.WavFileWarning)
                     rate, samples = wavfile.read(file)
-            except (OSError, ValueError, EOFError, struct.error) as e:
-                raise DataError(f"cannot read {file} ({e})", "remove or replace the file") from e
+            except (
+                OSError,
+                ValueError,
+                EOFError,
+                struct.error,
+                UnboundLocalError,  # scipy's, of a size of 0 in the header
+                wavfile.WavFileWarning,
+            ) as e:
+                refuse_pointer_file(file)
+                why = "its header claims no data" if isinstance(e, UnboundLocalError) else e
+                raise DataError(f"cannot read {file} ({why})", "remove or replace the file") from e
             yield Example(
                 id=str(file.relative_to(self.path)),
                 inputs={"audio": samples, "sample_rate": np.asarray(rate, np.int64)},

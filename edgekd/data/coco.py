@@ -6,7 +6,6 @@ Source of the format: https://cocodataset.org/#format-data (Lin et al. 2014, Mic
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +18,15 @@ from edgekd.data.example import Array, Example
 from edgekd.errors import DataError, UsageError
 from edgekd.files import digest_of, sha256_file
 from edgekd.lazy import require
+from edgekd.lfs_pointer import refuse_pointer_file
 
 _FORM = "expected COCO's object detection form: images, annotations, categories"
+#: Pixels; beyond it nothing is a coordinate (and NaN is not below it).
+_LARGEST = 1e9
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class CocoSource:
     def document(self) -> Mapping[str, Any]:
         try:
             value = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise DataError(f"cannot read {self.path} as JSON ({e})", _FORM) from e
         for key in ("images", "annotations", "categories"):
             if not isinstance(value, dict) or not isinstance(value.get(key), list):
@@ -62,9 +68,10 @@ class CocoSource:
 
     def _ids(self, key: str) -> set[int]:
         ids = [item.get("id") for item in self.document[key]]
-        for i in ids:
-            if type(i) is not int:
-                raise DataError(f"{self.path}: '{key}' holds the id {i!r}", "ids are whole numbers")
+        for row, i in enumerate(ids):
+            if not _is_id(i):
+                had = f"holds the id {i!r}" if "id" in self.document[key][row] else "has no id"
+                raise DataError(f"{self.path}: '{key}', entry {row + 1}, {had}", "ids are whole numbers")
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
             raise DataError(f"{self.path}: '{key}' has the id {twice} twice", "ids must be unique")
@@ -75,19 +82,19 @@ class CocoSource:
         """Image id -> its annotations, in the file's order."""
         images, categories = self._ids("images"), {int(c) for c in self.category_ids}
         found: dict[int, list[dict[str, Any]]] = {i: [] for i in images}
-        for note in self.document["annotations"]:
-            where = f"{self.path}, annotation {note.get('id')}"
-            if note.get("image_id") not in images:
-                raise DataError(f"{where}: no image has the id {note.get('image_id')!r}", "mend the file")
-            if note.get("category_id") not in categories:
-                raise DataError(
-                    f"{where}: no category has the id {note.get('category_id')!r}", "mend the file"
-                )
+        for row, note in enumerate(self.document["annotations"]):
+            where = f"{self.path}, annotation {note.get('id', f'in entry {row + 1}')}"
+            for key, known in (("image", images), ("category", categories)):
+                given = note.get(f"{key}_id")
+                if not _is_id(given):
+                    raise DataError(f"{where}: {key}_id is {given!r}", "ids are whole numbers")
+                if given not in known:
+                    raise DataError(f"{where}: no {key} has the id {given!r}", "mend the file")
             box = note.get("bbox")
             if (
                 not isinstance(box, list)
                 or len(box) != 4
-                or not all(type(v) in (int, float) and math.isfinite(v) for v in box)
+                or not all(type(v) in (int, float) and abs(v) <= _LARGEST for v in box)
                 or min(box[2:]) <= 0
             ):
                 raise DataError(
@@ -103,6 +110,7 @@ class CocoSource:
 
     @cached_property
     def rows(self) -> list[tuple[int, Path, Mapping[str, Any]]]:
+        self._ids("images")  # all of them are there
         rows = []
         for image in self.document["images"]:
             name = image.get("file_name")
@@ -119,6 +127,7 @@ class CocoSource:
                 with pillow.open(file) as picture:
                     pixels = np.asarray(picture.convert("RGB"))
             except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as e:
+                refuse_pointer_file(file)
                 raise DataError(
                     f"cannot decode {file} ({e})", "give the folder: coco:annotations.json:FOLDER"
                 ) from e
@@ -160,6 +169,7 @@ def open_coco(body: str, base: Path | None) -> CocoSource:
         raise DataError(
             f"data {path} does not exist", "check the path (relative paths start at the recipe, else here)"
         )
+    refuse_pointer_file(path)
     if not images.is_dir():
         raise DataError(
             f"the pictures' folder {images} does not exist", "check the path after the last colon"

@@ -13,6 +13,7 @@ from edgekd.data.example import Example
 from edgekd.errors import DataError
 from edgekd.files import digest_of, sha256_file
 from edgekd.lazy import require
+from edgekd.lfs_pointer import refuse_pointer_file
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 
@@ -44,6 +45,7 @@ class ImageFolder:
                 with image_module.open(file) as image:
                     pixels = np.asarray(image.convert("RGB"))
             except (OSError, ValueError, SyntaxError, image_module.DecompressionBombError) as e:
+                refuse_pointer_file(file)
                 raise DataError(f"cannot decode {file} ({e})", "remove or replace the file") from e
             yield Example(id=str(file.relative_to(self.path)), inputs={"image": pixels}, label=label)
 

@@ -18,6 +18,7 @@ from typing import Any
 from edgekd.data.example import Example, Source
 from edgekd.errors import DataError, UsageError
 from edgekd.files import digest_of
+from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.pythonpath import python_source_digest, resolve_python
 
 
@@ -89,6 +90,32 @@ class PythonSource:
         return digest_of([self.reference, python_source_digest(self.reference, self.search), own])
 
 
+def share_rows(a: str, b: str) -> bool:
+    """Whether two references surely name some row in common: those of one source, by their ``#START:STOP``.
+
+    >>> share_rows("d.npz#0:60", "d.npz#40:100"), share_rows("d.npz#0:50", "d.npz#50:100"), share_rows("d.npz", "d.npz")
+    (True, False, True)
+    """
+    (body, _, mine), (other, _, theirs) = _split(a), _split(b)
+    if body != other:
+        return False
+    if mine == theirs:
+        return True
+    if mine.isalpha() or theirs.isalpha():
+        return not (mine.isalpha() and theirs.isalpha())
+    rows = []
+    for text, reference in ((mine, a), (theirs, b)):
+        chosen = _parse_rows(text, reference) if text else slice(0, None, 1)
+        rows.append(range(chosen.start or 0, _MANY if chosen.stop is None else chosen.stop, chosen.step or 1))
+    few, many = sorted(rows, key=len)
+    return any(row in many for row in itertools.islice(few, _LOOKED_AT))
+
+
+#: A stop that no source has, and rows of the smaller selection that are looked for in the other.
+_MANY = 1 << 62
+_LOOKED_AT = 1_000_000
+
+
 def _split(reference: str) -> tuple[str, str, str]:
     body, hash_, selection = reference.rpartition("#")
     return (body, hash_, selection) if hash_ else (reference, "", "")
@@ -154,6 +181,7 @@ def _open_path(body: str, base: Path | None) -> Source:
         from edgekd.data.images import ImageFolder
 
         return AudioFolder(path) if holds_recordings(path) else ImageFolder(path)
+    refuse_pointer_file(path)
     suffix = path.suffix.lower()
     if suffix == ".npz":
         from edgekd.data.npz import NpzSource

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekd.artifact import Artifact
 from edgekd.child import ChildProcess, Limits
-from edgekd.errors import DataError
+from edgekd.errors import DataError, UsageError
 from edgekd.evidence.evaluation import Evaluation
 from edgekd.target import Target, check_threads
 from edgekd.tasks import TaskSpec
@@ -51,7 +51,7 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     """Run the artifact over the split.
 
     Raises:
-        DataError, ModelError: wrong data or model; ChildError: the child did not deliver.
+        DataError, UsageError, ModelError: wrong data, keys or model; ChildError: the child did not deliver.
     """
     check_threads(request.threads)
     artifact = request.artifact
@@ -85,8 +85,8 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
                         "rows": str(rows),
                     },
                 )
-            except DataError as e:
-                raise DataError(f"{request.label} ({artifact.path.name}): {e.what}", e.fix) from e
+            except (DataError, UsageError) as e:
+                raise type(e)(f"{request.label} ({artifact.path.name}): {e.what}", e.fix) from e
         with np.load(rows, allow_pickle=False) as data:
             arrays: dict[str, Any] = {k: data[k] for k in data.files}
     return Evaluation(

@@ -25,7 +25,7 @@ def batches(
     examples: list[Example] = []
     feeds: list[Mapping[str, Array]] = []
     for example in task.examples(split):
-        with blamed_on_the_task(f"preparing example {example.id}"):
+        with named(example), blamed_on_the_task(f"preparing example {example.id}"):
             prepared = task.prepare(example, io)
         same = not feeds or all(prepared[k].shape == v.shape for k, v in feeds[0].items())
         if examples and (len(examples) >= size or not same):
@@ -110,6 +110,21 @@ def blamed_on_the_task(doing: str) -> Iterator[None]:
         ) from e
 
 
+@contextmanager
+def named(example: Example) -> Iterator[None]:
+    """Say which example an error of the data is about, where it does not.
+
+    Raises:
+        DataError: with the example's id.
+    """
+    try:
+        yield
+    except DataError as e:
+        if f"example {example.id}" in e.what:
+            raise
+        raise DataError(f"example {example.id}: {e.what}", e.fix) from e
+
+
 def decode_one(task: Task, example: Example, outputs: Mapping[str, Array], io: ModelIO) -> Prediction:
     """One example's answer; a task with ``decode_for`` is shown the example that it belongs to.
 
@@ -152,11 +167,11 @@ def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Arra
             if example.label is None:
                 raise DataError(f"example {example.id} has no label", "add an array `label`, one per example")
             try:
-                with blamed_on_the_task("decoding"):
+                with named(example), blamed_on_the_task("decoding"):
                     predictions.append(decode_one(task, example, outputs, io))
             except DataError as e:
                 _blame_the_data(example, e)
-                raise DataError(f"example {example.id}: {e.what}", e.fix) from e
+                raise
             if predictions[0].logits is not None:
                 own, first = predictions[-1].logits, predictions[0].logits
                 if own is None or own.shape != first.shape:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
 from edgekd.files import read_json, sha256_file, write_bytes, write_json
+from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.metrics import SUMS, Statistics, metric_value, take_statistics
 
 EVALUATION_SCHEMA = "edgekd.evaluation/1"
@@ -162,6 +166,7 @@ def load_evaluation(path: Path) -> Evaluation:
         rows = path.with_name(value["rows"])
         if not rows.is_file():
             raise EvidenceError(f"{rows}, the rows of {path.name}, is missing", "evaluate again")
+        refuse_pointer_file(rows, EvidenceError)
         if sha256_file(rows) != value["rows_sha256"]:
             raise EvidenceError(f"{rows} was altered since it was written", "evaluate again")
         with np.load(rows, allow_pickle=False) as data:
@@ -188,12 +193,42 @@ def load_evaluation(path: Path) -> Evaluation:
             environment=value.get("environment", {}),
             collected_at=str(value.get("collected_at", "")),
         )
-    except (KeyError, TypeError, ValueError, OSError) as e:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise EvidenceError(f"{path} is not a whole evaluation ({e!r})", "evaluate again") from e
+    _check_kinds(evaluation, path)
     rows_of = [evaluation.scores, evaluation.predictions, evaluation.labels, *evaluation.slices.values()]
     rows_of += [
         a for a in (evaluation.logits, evaluation.clusters, evaluation.statistics.get(SUMS)) if a is not None
     ]
     if evaluation.n != value.get("n") or any(len(a) != evaluation.n for a in rows_of):
         raise EvidenceError(f"{path}: rows and document disagree on the number of examples", "evaluate again")
+    if evaluation.n and not math.isclose(evaluation.mean, float(value["mean"]), rel_tol=1e-6, abs_tol=1e-9):
+        raise EvidenceError(
+            f"{path} says {evaluation.metric} {value['mean']}, its rows make {evaluation.mean:.9g}",
+            "evaluate again",
+        )
     return evaluation
+
+
+def _check_kinds(evaluation: Evaluation, path: Path) -> None:
+    """Refuse arrays of kinds and shapes that no evaluation has.
+
+    Raises:
+        EvidenceError: names the array.
+    """
+    wanted: list[tuple[str, Array | None, str, tuple[int, ...]]] = [
+        ("id", evaluation.ids, "U", (1,)),
+        ("score", evaluation.scores, "fiub", (1,)),
+        ("prediction", evaluation.predictions, "fiubU", (1,)),
+        ("label", evaluation.labels, "fiubU", (1, 2, 3)),
+        ("logits", evaluation.logits, "fiu", (2, 3)),
+        ("cluster", evaluation.clusters, "U", (1,)),
+        *((f"slice_{name}", values, "U", (1,)) for name, values in evaluation.slices.items()),
+        *((f"stat_{name}", values, "fiub", (1, 2)) for name, values in evaluation.statistics.items()),
+    ]
+    for name, array, kinds, dims in wanted:
+        if array is not None and (array.dtype.kind not in kinds or array.ndim not in dims):
+            raise EvidenceError(
+                f"{path}: '{name}' holds {array.dtype} of {array.ndim} dimensions, which no evaluation has",
+                "evaluate again",
+            )

@@ -162,7 +162,7 @@ def fidelity_reference(available: Collection[str]) -> str:
 
 def _inside(path: str, where: Path) -> str:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or not path:
+    if pure.is_absolute() or ".." in pure.parts or not path or "\0" in path or len(path) > 1000:
         raise EvidenceError(f"{where} names {path!r}, outside the run folder", "do not use it")
     return path
 
@@ -210,6 +210,11 @@ def load_run(folder: Path) -> Run:
         )
     value = read_json(path, RUN_SCHEMA)
     try:
+        for key in ("artifacts", "selected", "policy", "environment", "provenance"):
+            if not isinstance(value[key], dict):
+                raise TypeError(f"'{key}' is no mapping")
+        if not isinstance(value.get("references", {}), dict):
+            raise TypeError("'references' is no mapping")
         for record in value["artifacts"].values():
             _inside(record["folder"], path)
         return Run(

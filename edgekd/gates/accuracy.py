@@ -16,10 +16,11 @@ import numpy as np
 
 from edgekd.evidence.evaluation import Evaluation
 from edgekd.gates.bootstrap import bca_bounds
-from edgekd.gates.comparable import incomparable, unvaried
+from edgekd.gates.comparable import incomparable, same_answers, unvaried
 from edgekd.gates.score_ratio import ratio_contrast_bounds
 from edgekd.gates.tango import normal_quantile, tango_interval, tango_score
 from edgekd.gates.verdict import Decision, Gate
+from edgekd.metrics import SUMS
 
 CONFIDENCE = 0.95
 POWER = 0.80
@@ -71,6 +72,7 @@ def judge_accuracy(
     *,
     max_drop: float = 0.0,
     min_ratio: float | None = None,
+    stated: bool = True,
     against: str = "teacher",
     target: str = "",
 ) -> Gate:
@@ -81,6 +83,7 @@ def judge_accuracy(
         max_drop: the margin m, in the metric's unit: how far below the reference the candidate may truly be.
         min_ratio: in its place, the least share of the reference's value, in (0, 1]; for an error metric the student's
             error may be the reference's divided by it.
+        stated: whether ``max_drop`` was given and is no usual margin, which is in points of a fraction.
         against: what the reference is called.
         target: of the gate; empty takes the candidate's own.
 
@@ -109,9 +112,13 @@ def judge_accuracy(
     trouble = incomparable(reference, candidate, against)
     if not trouble and candidate.unit == "fraction" and limit.margin >= 1:
         trouble = f"a drop of {limit.margin:g} allows anything: {candidate.metric} is a fraction; write 0.01 for a point"
+    if not trouble and not stated:
+        trouble = unstated(candidate)
+    if not trouble and min_ratio is not None and not reference.error and not reference.mean > 0:
+        trouble = f"a share of {reference.mean:g} means nothing: {candidate.metric} of {NAMES.get(against, against)} is not above 0; give max_drop"
     if trouble:
         return gate("error", trouble, error_kind="input", n=candidate.n)
-    if against == "float32" and candidate.artifact == reference.artifact:
+    if against == "float32" and same_answers(reference, candidate):
         return gate(
             "pass",
             "student is its own float32: nothing was changed that could cost accuracy",
@@ -133,6 +140,7 @@ def judge_accuracy(
         detail={
             "baseline_mean": reference.mean,
             "candidate_mean": candidate.mean,
+            **({"error": True} if candidate.error else {}),
             **answer.detail,
             **({} if min_ratio is None else {"min_ratio": min_ratio}),
             **({} if answer.decision != "inconclusive" else {"n_that_would_decide": answer.wanted}),
@@ -140,10 +148,28 @@ def judge_accuracy(
     )
 
 
+def unstated(candidate: Evaluation) -> str:
+    """Why a usual margin does not do for this metric; empty where it does."""
+    if candidate.unit == "fraction":
+        return ""
+    return (
+        f"{candidate.metric} is no fraction, so there is no usual margin; give max_drop"
+        + (f" in {candidate.unit}" if candidate.unit else "")
+        + ", or min_ratio"
+    )
+
+
 def is_proportion(*evaluations: Evaluation) -> bool:
     """Whether the metric is a share of right answers, each example for itself: what closed forms are for."""
     return all(
-        e.aggregate == "mean" and e.clusters is None and not e.error and np.isin(e.scores, (0.0, 1.0)).all()
+        e.aggregate == "mean"
+        and e.clusters is None
+        and not e.error
+        and np.isin(e.scores, (0.0, 1.0)).all()
+        # A task may score examples in one way and make its metric of another.
+        and (
+            not e.statistics or np.array_equal(e.statistics[SUMS], np.stack([e.scores, np.ones(e.n)], axis=1))
+        )
         for e in evaluations
     )
 
@@ -223,12 +249,13 @@ def _resampled(
             detail=detail, trouble=bounds.trouble,
         )  # fmt: skip
     error = (interval[1] - interval[0]) / (2 * normal_quantile(confidence))
+    method = BOOTSTRAP if bounds.method == "bca" else bounds.method
     return _Answer(
         decision=_decide(interval, -limit.margin),
         estimate=bounds.estimate,
         interval=interval,
         wanted=_wanted(error, bounds.estimate, limit.margin, candidate.n),
-        method=BOOTSTRAP,
+        method=method,
         detail=detail,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgekd.evidence.evaluation import Evaluation
+from edgekd.metrics import SUMS
 
 
 def incomparable(reference: Evaluation, candidate: Evaluation, against: str) -> str:
@@ -46,20 +47,36 @@ def incomparable(reference: Evaluation, candidate: Evaluation, against: str) -> 
 
 
 def unvaried(reference: Evaluation, candidate: Evaluation) -> str:
-    """Why a metric that gave every example of both models the same score tells nothing; empty where it does.
+    """Why evaluations that do not vary tell nothing; empty where they do.
 
-    That both are right everywhere is an answer; that both are wrong everywhere, or half right, is a broken metric.
+    That the reference is right everywhere is an answer; that nobody ever is, or each the same half, is a broken metric.
     """
-    first = candidate.scores[0]
-    if (
-        candidate.aggregate != "mean"
-        or first == 1
-        or not ((candidate.scores == first).all() and (reference.scores == first).all())
-    ):
+    mine, theirs = candidate.sufficient.get(SUMS), reference.sufficient.get(SUMS)
+    if mine is None or theirs is None:
         return ""
+    if (mine == mine[0]).all() and (theirs == theirs[0]).all() and not (reference.scores == 1).all():
+        return (
+            f"every one of the {candidate.n:,} examples scores {float(candidate.scores[0]):g} for the student and "
+            f"{float(reference.scores[0]):g} for what it is compared with: scores that never vary tell nothing; check "
+            "the metric and the labels"
+        )
+    answers = [np.asarray(e.predictions) for e in (candidate, reference)]
+    if candidate.n > 1 and candidate.aggregate == "mean" and all((a == a[0]).all() for a in answers):
+        return (
+            f"both models answer every one of the {candidate.n:,} examples alike ({str(answers[0][0])[:40]!r}): they do "
+            "not depend on their input; check how inputs are prepared and answers decoded"
+        )
+    return ""
+
+
+def same_answers(reference: Evaluation, candidate: Evaluation) -> bool:
+    """Whether both are evaluations of one artifact that gave the same answers: then nothing can have been lost."""
     return (
-        f"every one of the {candidate.n:,} examples scores {float(first):g} for both models: a score that never varies "
-        "cannot tell them apart; check the metric and the labels"
+        reference.artifact == candidate.artifact
+        and np.array_equal(np.asarray(reference.predictions), np.asarray(candidate.predictions))
+        and np.array_equal(reference.scores, candidate.scores)
+        and (reference.logits is None) == (candidate.logits is None)
+        and (reference.logits is None or np.array_equal(reference.logits, np.asarray(candidate.logits)))
     )
 
 
@@ -97,8 +114,11 @@ def _other_clusters(reference: Evaluation, candidate: Evaluation, against: str) 
 def _one_class(candidate: Evaluation) -> str:
     """A classifier that always gives one answer is perfect on data of one class."""
     labels = np.asarray(candidate.labels)
-    if candidate.logits is None or candidate.n < 2 or labels.ndim != 1 or not (labels == labels[0]).all():
+    if candidate.n < 2 or labels.ndim != 1 or not (labels == labels[0]).all():
         return ""
+    answers = np.asarray(candidate.predictions)
+    if candidate.logits is None and not (labels.dtype.kind in "iuUb" and (answers == answers[0]).all()):
+        return ""  # a task of its own may have no use for labels
     return (
         f"all {candidate.n:,} labels are {labels[0].item()!r}: a model that always gives one answer would be judged "
         "perfect; judge on data of every class"
@@ -107,13 +127,13 @@ def _one_class(candidate: Evaluation) -> str:
 
 def _one_answer(one: Evaluation) -> str:
     """A classifier whose class scores never change does not look at its input."""
-    if one.logits is None or one.n < 2:
+    if one.logits is None:
         return ""
     logits = np.asarray(one.logits)
     if not np.isfinite(logits).all():
         row = int(np.flatnonzero(~np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))[0])
         return f"the logits of {one.name} hold NaN or infinite values, first at id '{one.ids[row]}'; mend the model and evaluate again"
-    if not (logits == logits[0]).all():
+    if one.n < 2 or not (logits == logits[0]).all():
         return ""
     return (
         f"{one.name} gives the same class scores for all {one.n:,} examples: it does not depend on its input; check the "

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from edgekd.errors import EvidenceError
 from edgekd.evidence.evaluation import Evaluation
 from edgekd.gates.accuracy import CONFIDENCE, NAMES
-from edgekd.gates.comparable import incomparable
+from edgekd.gates.bca import LEAST_UNITS
+from edgekd.gates.comparable import incomparable, same_answers
 from edgekd.gates.fidelity_figures import Figure, fidelity_figures
 from edgekd.gates.proportion import examples_to_decide_rate
 from edgekd.gates.verdict import Decision, Gate
@@ -66,12 +69,18 @@ def judge_fidelity(
 
     if trouble := incomparable(reference, candidate, against):
         return [gate(name, "error", trouble, error_kind="input") for name in limits]
-    if candidate.artifact == reference.artifact:
+    if same_answers(reference, candidate):
         return [
             gate(name, "pass", "student is its own reference: no answer can differ", estimate=0.0, method="identity")
             for name in limits
         ]  # fmt: skip
     made = []
+    if "flips" in limits and candidate.logits is None and _graded(candidate):
+        trouble = (
+            f"{candidate.metric} compares graded answers, which two models never give alike: flips mean nothing here; "
+            "ask for accuracy against the student's own float32"
+        )
+        return [gate(name, "error", trouble, error_kind="input") for name in limits]
     try:
         figures = fidelity_figures(candidate, reference, wanted=tuple(limits), confidence=CONFIDENCE)
     except EvidenceError as e:
@@ -84,7 +93,7 @@ def judge_fidelity(
             gate(
                 name,
                 decision,
-                _sentence(name, figure, limit, decision, candidate.n, against),
+                _sentence(name, figure, limit, decision, candidate, against),
                 estimate=figure.estimate,
                 interval=interval,
                 confidence=None if interval is None else CONFIDENCE,
@@ -94,16 +103,30 @@ def judge_fidelity(
     return made
 
 
+def _graded(candidate: Evaluation) -> bool:
+    """Whether answers are numbers with a distance (a regression) or boxes: equal or not is no question to ask."""
+    return (
+        candidate.aggregate == "average_precision"
+        or (np.asarray(candidate.predictions).dtype.kind == "f" and candidate.error)
+        or candidate.aggregate in ("r2", "pearson", "root_mean")
+    )
+
+
 def _decide(figure: Figure, limit: float) -> Decision:
     if figure.trouble:
         return "inconclusive"
     if figure.lower is None or figure.upper is None:
+        if figure.n < LEAST_UNITS:
+            return "inconclusive"
         # A greatest value is what was seen, not a bound on what will be.
         return "pass" if figure.estimate <= limit else "reject"
     return "pass" if figure.upper <= limit else "reject" if figure.lower > limit else "inconclusive"
 
 
-def _sentence(name: str, figure: Figure, limit: float, decision: Decision, n: int, against: str) -> str:
+def _sentence(
+    name: str, figure: Figure, limit: float, decision: Decision, candidate: Evaluation, against: str
+) -> str:
+    n = candidate.n
     reference = NAMES.get(against, f"the {against}")
     if figure.trouble:
         return figure.trouble
@@ -119,6 +142,8 @@ def _sentence(name: str, figure: Figure, limit: float, decision: Decision, n: in
             return said
         wanted = examples_to_decide_rate(round(figure.estimate * n), n, limit)
         more = f"about {wanted:,} examples would decide" if wanted else "more data will not pass it"
+        if wanted and candidate.clusters is not None:
+            more = "more clusters would decide"  # examples of one cluster are not worth as many
         return f"{said}: {more}"
     unit = " nats" if name.startswith("kl") else ""
     shown = f"{_WORDS.get(name, name)} from {reference} is {figure.estimate:.4g}{unit}"

@@ -52,3 +52,23 @@ def simultaneous_confidence(confidence: float, count: int) -> float:
     0.9995
     """
     return 1.0 - (1.0 - confidence) / max(1, count)
+
+
+def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
+    """The one-sided confidence at which each hypothesis is tested by Holm's steps, in the order given.
+
+    A bound at that confidence excludes the limit just where :func:`holm_rejected` rejects: step i of K tests at
+    alpha / (K - i), and those behind the first step that fails are held to that step's.
+
+    >>> [round(x, 4) for x in holm_levels([0.001, 0.04, 0.03])]
+    [0.9833, 0.975, 0.975]
+    """
+    count = len(p_values)
+    levels = [0.0] * count
+    failed: float | None = None
+    for step, index in enumerate(sorted(range(count), key=p_values.__getitem__)):
+        own = alpha / (count - step)
+        if failed is None and p_values[index] > own:
+            failed = own
+        levels[index] = 1.0 - (own if failed is None else failed)
+    return levels

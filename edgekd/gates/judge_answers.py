@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgekd.errors import EvidenceError, InputError
@@ -36,45 +37,64 @@ def judge_answers(
     """Every asked gate that compares answers, for one candidate on one split's evidence."""
     gates: list[Gate] = []
     for rule in policy.accuracy_rules:
-        pair = _pair(store, run, candidate, evidence, "accuracy", rule.against, split)
-        if isinstance(pair, Gate):
-            gates.append(pair)
-            continue
-        reference, mine = pair
-        gates.append(
-            judge_accuracy(
-                reference,
-                mine,
-                max_drop=rule.margin,
-                min_ratio=rule.min_ratio,
-                against=rule.against,
-                target=candidate.target,
-            )
+        ask = partial(
+            judge_accuracy,
+            max_drop=rule.margin,
+            stated=rule.stated,
+            min_ratio=rule.min_ratio,
+            against=rule.against,
+            target=candidate.target,
         )
+        gates += _judged(store, run, candidate, evidence, "accuracy", rule.against, split, ask)
     if policy.fidelity is not None:
-        against = policy.fidelity.against or _fidelity_reference(evidence, candidate)
-        pair = _pair(store, run, candidate, evidence, "fidelity", against, split)
-        if isinstance(pair, Gate):
-            gates += [replace(pair, metric=name) for name in policy.fidelity.limits]
-        else:
-            gates += judge_fidelity(
-                *pair, limits=policy.fidelity.limits, against=against, target=candidate.target
-            )
+        limits = policy.fidelity.limits
+        against = policy.fidelity.against or _fidelity_reference(run, evidence)
+        found = _judged(
+            store, run, candidate, evidence, "fidelity", against, split,
+            lambda reference, mine: judge_fidelity(
+                reference, mine, limits=limits, against=against, target=candidate.target
+            ),
+        )  # fmt: skip
+        gates += found if found[0].metric else [replace(found[0], metric=name) for name in limits]
     if policy.slices is not None:
         slices = policy.slices
-        pair = _pair(store, run, candidate, evidence, "slice", slices.against, split)
-        if isinstance(pair, Gate):
-            gates += [replace(pair, gate=f"slice:{name}") for name in slices.names or ["any"]]
-        else:
-            gates += judge_slices(
-                *pair, names=slices.names, max_drop=slices.max_drop, against=slices.against, target=candidate.target
-            )  # fmt: skip
+        found = _judged(
+            store, run, candidate, evidence, "slice", slices.against, split,
+            lambda reference, mine: judge_slices(
+                reference, mine, names=slices.names, max_drop=slices.margin, stated=slices.max_drop is not None, against=slices.against,
+                target=candidate.target,
+            ),
+        )  # fmt: skip
+        whole = found[0].gate != "slice"
+        gates += found if whole else [replace(found[0], gate=f"slice:{n}") for n in slices.names or ["any"]]
     return gates
 
 
-def _fidelity_reference(evidence: Evidence, candidate: Candidate) -> str:
+def _judged(
+    store: Store,
+    run: Run,
+    candidate: Candidate,
+    evidence: Evidence,
+    gate: str,
+    against: str,
+    split: str,
+    judge: Callable[[Evaluation, Evaluation], Gate | list[Gate]],
+) -> list[Gate]:
+    """What a judge says of the pair; evidence that it cannot be made of is an error, with its reason."""
+    pair = _pair(store, run, candidate, evidence, gate, against, split)
+    if isinstance(pair, Gate):
+        return [pair]
+    try:
+        found = judge(*pair)
+    except InputError as e:
+        return [plain_gate(candidate, gate, "error", str(e), against, "input", metric="")]
+    return [found] if isinstance(found, Gate) else found
+
+
+def _fidelity_reference(run: Run, evidence: Evidence) -> str:
     known = evidence.accuracy.references if evidence.accuracy else {}
-    return fidelity_reference([*known, *(k.partition(".")[2] for k in evidence.failures)])
+    first = ["baseline"] if run.regression_baseline == "first-run" else []
+    return fidelity_reference([*known, *(k.partition(".")[2] for k in evidence.failures), *first])
 
 
 def _pair(
@@ -107,22 +127,54 @@ def _pair(
         reference = store.evaluation(paths.references[against])
         mine = store.evaluation(paths.candidate)
         same_artifact(mine.artifact, candidate.artifact, paths.candidate)
-        if wanted := _known_reference(run, candidate, against):
-            same_artifact(reference.artifact, wanted, paths.references[against])
+        same_artifact(
+            reference.artifact, _known_reference(run, candidate, against), paths.references[against]
+        )
         same_target(mine.target, candidate.target, paths.candidate)
-        if split == TEST and mine.split == SELECT:
-            raise EvidenceError(
-                f"{paths.candidate} is of the selection split", "what is chosen by looking is judged on test"
-            )
+        if split == TEST:
+            _check_split(store, candidate, mine, paths.candidate)
     except InputError as e:
         return plain_gate(candidate, gate, "error", str(e), against, "input", metric="")
     return reference, mine
 
 
 def _known_reference(run: Run, candidate: Candidate, against: str) -> str:
-    if against == "teacher" and candidate.baseline and not run.references:
-        return candidate.baseline  # runs of the first version name only this one
-    return str(run.references.get(against, ""))
+    """The digest of what the run evaluated under a name.
+
+    Raises:
+        EvidenceError: the run does not say, or says that a quantized student is its own float32.
+    """
+    wanted = str(run.references.get(against, ""))
+    if not wanted and against == "teacher":
+        wanted = candidate.baseline  # runs of the first version name only this one
+    if not wanted:
+        raise EvidenceError(
+            f"run.json does not say which model was evaluated as {against}", "make the run again"
+        )
+    if against == "float32" and wanted == candidate.artifact and candidate.dtype != "float32":
+        raise EvidenceError(
+            f"run.json calls the {candidate.dtype} student its own float32", "make the run again"
+        )
+    return wanted
+
+
+def _check_split(store: Store, candidate: Candidate, mine: Evaluation, path: str) -> None:
+    """Refuse to judge on what was chosen by.
+
+    Raises:
+        EvidenceError: not of the test split, or of rows that the candidate was selected on.
+    """
+    if mine.split != TEST:
+        raise EvidenceError(
+            f"{path} is of the {'selection' if mine.split == SELECT else mine.split} split",
+            "what is chosen by looking is judged on test",
+        )
+    chosen = candidate.select.accuracy
+    if chosen is not None and store.evaluation(chosen.candidate).data == mine.data:
+        raise EvidenceError(
+            f"{path} and {chosen.candidate} are of the same rows",
+            "what is chosen by looking is judged on others",
+        )
 
 
 def shown(gates: Sequence[Gate], split: str) -> tuple[Gate, ...]:

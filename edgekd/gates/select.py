@@ -54,6 +54,8 @@ def select_candidate(
 
 def _violation(gate: Gate) -> float:
     """How far an accuracy estimate lies beyond its limit, a fraction; 0 within it."""
+    if gate.estimate is not None and not math.isfinite(gate.estimate):
+        return math.inf
     if gate.estimate is None or gate.limit is None:
         # Asked but not evaluated: behind every candidate that was, level with the others that were not.
         return 1.0 if gate.decision == "error" else 0.0

@@ -8,6 +8,7 @@ is reported and not gated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,12 @@ from edgekd.gates.accuracy import (
     compare,
     is_proportion,
     planned_examples,
+    unstated,
 )
-from edgekd.gates.comparable import incomparable
-from edgekd.gates.holm import holm_rejected, normal_tail, simultaneous_confidence
+from edgekd.gates.binomial import binomial_cdf
+from edgekd.gates.codes import number_names
+from edgekd.gates.comparable import incomparable, unvaried
+from edgekd.gates.holm import holm_levels, holm_rejected, normal_tail, simultaneous_confidence
 from edgekd.gates.tango import normal_quantile, tango_interval, tango_score
 from edgekd.gates.verdict import Decision, Gate
 
@@ -42,8 +46,11 @@ class _Part:
     """One value of one slice, with what its bounds say.
 
     Attributes:
-        interval: one-sided 95 % lower bound, and the upper bound that holds for all gated slices at once.
+        interval: one-sided 95 % lower bound, and the upper bound at ``level``, which decides on rejection; infinite
+            where there is none.
+        level: one-sided confidence of the upper bound: Holm's step for this slice.
         powered: whether its examples have 80 % power at the margin.
+        alarming: rejected by Holm over every slice, though too small to be gated.
         needed: examples that would.
     """
 
@@ -56,6 +63,8 @@ class _Part:
     rejected: bool
     powered: bool
     needed: int | None
+    level: float
+    alarming: bool
     method: str
 
 
@@ -65,6 +74,7 @@ def judge_slices(
     *,
     names: Sequence[str] = (),
     max_drop: float = 0.03,
+    stated: bool = True,
     against: str = "teacher",
     target: str = "",
 ) -> list[Gate]:
@@ -74,7 +84,7 @@ def judge_slices(
         reference, candidate: evaluations of the same rows.
         names: which slices; empty takes all that the data has. ``class`` is the label where no column is called so.
         max_drop: the margin within each slice, in the metric's unit.
-        against, target: as in :func:`edgekd.gates.accuracy.judge_accuracy`.
+        stated, against, target: as in :func:`edgekd.gates.accuracy.judge_accuracy`.
 
     Returns:
         ``slice:<name>`` gates; a slice that is only reported is ``not_run``. Where none of a slice's values can be
@@ -100,10 +110,16 @@ def judge_slices(
     asked = tuple(names) or tuple(candidate.slices)
     trouble = incomparable(reference, candidate, against)
     columns: dict[str, Array] = {}
+    if not trouble and not stated:
+        trouble = unstated(candidate)
+    if not trouble and candidate.unit == "fraction" and max_drop >= 1:
+        trouble = f"a drop of {max_drop:g} allows anything: {candidate.metric} is a fraction; write 0.03 for three points"
     if not trouble:
         columns, trouble = _columns(reference, candidate, asked)
     if trouble:
         return [gate(n, "error", trouble, error_kind="input", n=candidate.n) for n in asked or ("any",)]
+    if trouble := unvaried(reference, candidate):
+        return [gate(n, "inconclusive", trouble, n=candidate.n) for n in columns]
     parts = (
         _counted(reference, candidate, columns, max_drop)
         if is_proportion(reference, candidate)
@@ -123,7 +139,13 @@ def judge_slices(
                 confidence=CONFIDENCE,
                 n=part.n,
                 method=part.method,
-                detail={"powered": part.powered, "n_for_power": part.needed, "simultaneous_over": len(parts)},
+                detail={
+                    "powered": part.powered,
+                    "n_for_power": part.needed,
+                    "upper_confidence": part.level,
+                    "slices": len(parts),
+                    **({"error": True} if candidate.error else {}),
+                },
             )
         )
     for name in columns:
@@ -159,7 +181,7 @@ def _columns(
             values = np.asarray(candidate.labels)
         else:
             return {}, f"the data has no slice '{name}' (it has {have}); add a column slice_{name}"
-        count = len(np.unique(values))
+        count = len(number_names(values)[0])
         if count > MOST_VALUES:
             return {}, f"slice '{name}' has {count:,} values, at most {MOST_VALUES:,} make slices; group them"
         columns[name] = values.astype(np.str_)
@@ -175,33 +197,56 @@ def _counted(
     flipped = int((flips != 0).sum())
     rows: list[tuple[str, str, int, int, int]] = []
     for name, values in columns.items():
-        found, code = np.unique(values, return_inverse=True)
-        n = np.bincount(code, minlength=len(found))
-        gained = np.bincount(code[flips > 0], minlength=len(found))
-        lost = np.bincount(code[flips < 0], minlength=len(found))
+        found, code = number_names(values)
+        counts = [np.bincount(code[flips == way], minlength=len(found)) for way in (1, -1)]
+        sizes = np.bincount(code, minlength=len(found))
         rows += [
-            (name, str(v), int(k), int(g), int(m)) for v, k, g, m in zip(found, n, gained, lost, strict=True)
+            (name, str(v), int(k), int(g), int(m)) for v, k, g, m in zip(found, sizes, *counts, strict=True)
         ]
-    scores = [tango_score(g, m, n, -max_drop) for _, _, n, g, m in rows]
     # Power is a matter of planning: the flip rate of the rest of the data, for the slice's own rises with its damage.
-    needed = [
-        planned_examples((flipped - g - m) / (len(flips) - n) if n < len(flips) else (g + m) / n, max_drop)
-        for _, _, n, g, m in rows
+    rates = [
+        (flipped - g - m) / (len(flips) - n) if n < len(flips) else (g + m) / n for _, _, n, g, m in rows
     ]
+    needed = [planned_examples(rate, max_drop) for rate in rates]
     powered = [n >= least for (_, _, n, _, _), least in zip(rows, needed, strict=True)]
-    count = max(1, sum(powered))
-    p_values = [normal_tail(-z) for z, gated in zip(scores, powered, strict=True) if gated]
-    rejected = iter(holm_rejected(p_values, alpha=1 - CONFIDENCE))
-    critical = normal_quantile(CONFIDENCE)
-    together = simultaneous_confidence(CONFIDENCE, count)
-    return [
-        _Part(
-            name=name, value=value, n=n, estimate=(g - m) / n,
-            interval=(tango_interval(g, m, n, confidence=CONFIDENCE)[0], tango_interval(g, m, n, confidence=together)[1]),
-            passed=z > critical, rejected=gated and next(rejected), powered=gated, needed=least, method="tango-holm",
+    scores = [tango_score(g, m, n, -max_drop) for _, _, n, g, m in rows]
+    p_values = [
+        # A score test is not for a handful of examples: there, how likely so many losses are at the margin.
+        normal_tail(-z) if gated else _tail(m, n, max(max_drop, (rate + max_drop) / 2))
+        for (_, _, n, _, m), z, gated, rate in zip(rows, scores, powered, rates, strict=True)
+    ]
+    levels = iter(
+        holm_levels([p for p, gated in zip(p_values, powered, strict=True) if gated], alpha=1 - CONFIDENCE)
+    )
+    every = holm_rejected(p_values, alpha=1 - CONFIDENCE)
+    parts = []
+    for row, z, gated, least, beyond in zip(rows, scores, powered, needed, every, strict=True):
+        name, value, n, g, m = row
+        level = next(levels) if gated else simultaneous_confidence(CONFIDENCE, len(rows))
+        lower = tango_interval(g, m, n, confidence=CONFIDENCE)[0]
+        upper = tango_interval(g, m, n, confidence=level)[1]
+        parts.append(
+            _Part(
+                name=name,
+                value=value,
+                n=n,
+                estimate=(g - m) / n,
+                interval=(lower, upper),
+                passed=z > normal_quantile(CONFIDENCE),
+                rejected=gated and upper < -max_drop,
+                powered=gated,
+                needed=least,
+                level=level,
+                alarming=beyond and not gated,
+                method="tango-holm",
+            )
         )
-        for (name, value, n, g, m), z, gated, least in zip(rows, scores, powered, needed, strict=True)
-    ]  # fmt: skip
+    return parts
+
+
+def _tail(hits: int, n: int, rate: float) -> float:
+    """P(X >= hits) of n trials."""
+    return 1.0 if hits == 0 else 1.0 - binomial_cdf(hits - 1, n, min(rate, 1 - 1e-12))
 
 
 def _resampled(
@@ -210,9 +255,9 @@ def _resampled(
     """Slices of any other metric: bootstrap bounds, the upper ones at Bonferroni's level."""
     limit = AccuracyLimit(max_drop=max_drop)
     chosen = [
-        (name, str(value), np.flatnonzero(values == value))
-        for name, values in columns.items()
-        for value in np.unique(values)
+        (name, str(value), np.flatnonzero(code == k))
+        for name, (found, code) in ((n, number_names(v)) for n, v in columns.items())
+        for k, value in enumerate(found)
     ]
     together = simultaneous_confidence(CONFIDENCE, len(chosen))
     z = normal_quantile(CONFIDENCE) + normal_quantile(POWER)
@@ -223,7 +268,8 @@ def _resampled(
         interval, powered, needed = None, False, None
         if found.interval is not None:
             wide = compare(theirs, mine, limit, confidence=together)
-            upper = found.interval[1] if wide.interval is None else wide.interval[1]
+            # Without a bound at that level nothing is rejected.
+            upper = math.inf if wide.interval is None else wide.interval[1]
             interval = (found.interval[0], upper)
             error = (found.interval[1] - found.interval[0]) / (2 * normal_quantile(CONFIDENCE))
             powered = z * error <= max_drop
@@ -239,6 +285,8 @@ def _resampled(
                 rejected=powered and interval is not None and interval[1] < -max_drop,
                 powered=powered,
                 needed=needed,
+                level=together,
+                alarming=False,
                 method=f"{found.method}-bonferroni",
             )
         )
@@ -248,18 +296,29 @@ def _resampled(
 def _answer(part: _Part, max_drop: float, candidate: Evaluation, against: str) -> tuple[Decision, str]:
     name = NAMES.get(against, f"the {against}")
     unit = candidate.unit
-    side = "below" if part.estimate < 0 else "above"
-    where = f"{part.name} {part.value}: {amount(part.estimate, unit)} {side} {name}"
-    on = f"on {part.n:,} examples"
+    below, above = ("worse than", "better than") if candidate.error else ("below", "above")
+    side = below if part.estimate < 0 else above
+    where = f"{part.name} {_short(part.value)}: {amount(part.estimate, unit)} {side} {name}"
+    on = f"on {part.n:,} examples" if part.n != 1 else "on 1 example"
     if not part.powered:
         more = "" if part.needed is None else f", about {part.needed:,} would do"
-        return (
-            "not_run",
-            f"{where} {on}: reported, not gated (under 80 % power at {amount(max_drop, unit)}{more})",
-        )
+        small = f"under 80 % power at {amount(max_drop, unit)}{more}"
+        if part.alarming:
+            return (
+                "inconclusive",
+                f"{where} {on}: too few to be gated ({small}), yet more than chance: give more of them",
+            )
+        return "not_run", f"{where} {on}: reported, not gated ({small})"
     if part.passed and part.interval is not None:
-        return "pass", f"{where}, at most {amount(min(part.interval[0], 0.0), unit)} below {on}"
+        return "pass", f"{where}, at most {amount(min(part.interval[0], 0.0), unit)} {below.split()[0]} {on}"
     if part.rejected and part.interval is not None:
         return "reject", f"{where} {on}, beyond {amount(max_drop, unit)} also after correction for all slices"
     lower = min(part.interval[0], 0.0) if part.interval else 0.0
-    return "inconclusive", f"{where}, at most {amount(lower, unit)} below {on}: more examples would decide"
+    return (
+        "inconclusive",
+        f"{where}, at most {amount(lower, unit)} {below.split()[0]} {on}: more examples would decide",
+    )
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 60 else f"{value[:57]}…"

@@ -50,10 +50,11 @@ class Gate:
     """One question and its answer. Figures are fractions and ratios; nothing is rounded.
 
     Attributes:
-        gate: ``accuracy``, ``latency``, ``regression``, ``size``.
+        gate: ``accuracy``, ``fidelity``, ``slice:<name>``, ``latency``, ``regression``, ``latency_absolute``, ``tail`` or
+            ``size``.
         decision: the answer.
-        metric: what was compared: ``top1``, ``latency``, ``size``.
-        against: ``teacher`` or ``baseline``; empty for an absolute limit.
+        metric: what was compared: ``top1``, ``flips``, ``latency``, ``size``.
+        against: ``teacher``, ``naive``, ``float32`` or ``baseline``; empty for an absolute limit.
         artifact: digest of the judged artifact; empty where the target is absent.
         target: ``device:runtime[+provider]``.
         estimate, limit: in ``unit``; None where there is none.

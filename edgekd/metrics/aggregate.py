@@ -89,6 +89,30 @@ ADDITIVE: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+#: Columns of ``sums``; a tuple: any whole number of so many.
+_COLUMNS: Mapping[str, int | tuple[int]] = {
+    "mean": 2, "ratio": 2, "root_mean": 2, "exp_ratio": 2, "r2": 4, "f1": 3, "macro_f1": (3,), "macro_recall": (2,),
+    "pearson": 6, "mcc": 4,
+}  # fmt: skip
+
+
+def check_columns(aggregate: str, statistics: Statistics) -> None:
+    """Refuse sums that an additive metric is not made of.
+
+    Raises:
+        EvidenceError: none, or of another number of columns.
+    """
+    sums, wanted = statistics.get(SUMS), _COLUMNS[aggregate]
+    columns = sums.shape[1] if sums is not None and sums.ndim == 2 else 0
+    fits = columns == wanted if isinstance(wanted, int) else columns > 0 and columns % wanted[0] == 0
+    if not fits:
+        told = wanted if isinstance(wanted, int) else f"a multiple of {wanted[0]}"
+        raise EvidenceError(
+            f"the metric {aggregate} is made of sums with {told} columns, there are {columns}",
+            "evaluate again",
+        )
+
+
 def metric_values(aggregate: str, statistics: Statistics, weights: Array) -> Array:
     """The metric under several weightings of the examples.
 
@@ -104,8 +128,7 @@ def metric_values(aggregate: str, statistics: Statistics, weights: Array) -> Arr
         EvidenceError: an unknown aggregate, or statistics that it is not made of.
     """
     if aggregate in ADDITIVE:
-        if SUMS not in statistics or statistics[SUMS].ndim != 2:
-            raise EvidenceError(f"the metric {aggregate} needs statistics '{SUMS}' (n, k)", "evaluate again")
+        check_columns(aggregate, statistics)
         return np.asarray(ADDITIVE[aggregate](np.asarray(weights, np.float64) @ statistics[SUMS]), np.float64)
     if aggregate == "average_precision":
         from edgekd.metrics.detection import average_precision

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekd.artifact import Artifact
-from edgekd.errors import ChildError, DataError, EvidenceError, InfrastructureError, ModelError
+from edgekd.errors import ChildError, DataError, EvidenceError, InfrastructureError, ModelError, UsageError
 from edgekd.evaluate import EvaluationRequest
 from edgekd.evidence import Candidate, Evaluation, Evidence, Measurement
 from edgekd.evidence.measurement import BASELINE, CANDIDATE, SERVER
@@ -22,6 +22,7 @@ from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.recipe import GatesBlock, MeasureBlock
 from edgekd.stages import StageStore
 from edgekd.tasks import TaskSpec
+from edgekd.tasks.build import check_prepare
 
 MIB = float(1 << 20)
 
@@ -205,8 +206,29 @@ class Job:
         return found
 
 
+def _check_prepare(job: Job, students: Sequence[tuple[str, Artifact]]) -> None:
+    """A key that the task does not know is refused before the first model has run for minutes.
+
+    Raises:
+        UsageError: names the model and the key.
+    """
+    if job.task is None:
+        return
+    beside = [pair for pair in (job.teacher, job.regression) if pair is not None]
+    for label, artifact in [*beside, *((r.label, r.artifact) for r in job.references.values()), *students]:
+        try:
+            check_prepare(job.task, artifact.prepare)
+        except UsageError as e:
+            raise UsageError(f"{label} ({artifact.path.name}): {e.what}", e.fix) from e
+
+
 def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[Candidate]:
-    """Every student as a candidate, with selection evidence where there is a choice: only what the policy asks."""
+    """Every student as a candidate, with selection evidence where there is a choice: only what the policy asks.
+
+    Raises:
+        UsageError: a model's ``prepare`` has a key that the task does not know.
+    """
+    _check_prepare(job, students)
     choice = len(students) > 1 and job.teacher is not None
     shared: dict[str, Failure] = {}
     timing_path = ""

@@ -14,8 +14,9 @@ import numpy as np
 
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
-from edgekd.errors import DataError
+from edgekd.errors import DataError, UsageError
 from edgekd.evaluate import EvaluationRequest, evaluate
+from edgekd.evaluate.operations import named
 from edgekd.evidence import (
     Evaluation,
     Measurement,
@@ -152,7 +153,11 @@ class Feeds:
         task = build_task(spec)
         rows = []
         for example in task.examples(self.split):
-            rows.append(task.prepare(example, io))
+            try:
+                with named(example):
+                    rows.append(task.prepare(example, io))
+            except (DataError, UsageError) as e:
+                raise type(e)(f"{role} ({artifact.path.name}): {e.what}", e.fix) from e
             if len(rows) == count:
                 break
         if not rows:

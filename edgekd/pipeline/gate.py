@@ -176,6 +176,12 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
                 shapes=request.shapes,
                 rename=request.rename,
             )
+            if teacher is not None and stored is not None and stored.artifact != teacher.digest:
+                raise DataError(
+                    f"--teacher-evaluation is of another model ({stored.artifact[:19]}…) than --teacher "
+                    f"({teacher.digest[:19]}…)",
+                    "evaluate that teacher (`edgekd eval`), or leave one of them out",
+                )
             if teacher is not None:
                 folder.add_artifact("teacher", teacher)
             references = {

@@ -10,6 +10,7 @@ from edgekd.errors import EvidenceError
 from edgekd.evidence.measurement import BASELINE, OFFLINE, SERVER, SINGLE_STREAM, TWIN, Measurement, level_of
 from edgekd.gates.latency import ratio_of
 from edgekd.gates.quantiles import Estimate, quantile_estimate, rate_ratio, throughput_estimate
+from edgekd.report.amounts import plural
 from edgekd.report.text import table
 from edgekd.report.words import DASH
 
@@ -50,7 +51,7 @@ def bench_lines(measurement: Measurement, *, inputs: str) -> list[str]:
 def closing_line(measurement: Measurement) -> str:
     """How many restarts, and what the brackets are."""
     brackets = "; brackets: 95 % over restarts" if len(measurement.restarts) > 1 else ""
-    return f"{len(measurement.restarts)} restarts, {len(measurement.redrawn)} redrawn{brackets}"
+    return f"{plural(len(measurement.restarts), 'restart')}, {len(measurement.redrawn)} redrawn{brackets}"
 
 
 def _scenario(measurement: Measurement) -> str:

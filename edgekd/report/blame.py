@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgekd.report.amounts import plain_number, plural
 from edgekd.report.chain import ChainRow, ChainTable, Difference, NaiveControl
 
 
@@ -28,9 +29,14 @@ def _estimate(difference: Difference | None) -> float:
     return 0.0 if difference is None else difference.estimate
 
 
+def _unbounded(difference: Difference | None) -> bool:
+    """Whether nothing can be said of a difference; of none at all (the same answers, say) no bootstrap has bounds."""
+    return difference is None or (difference.interval is None and difference.estimate != 0)
+
+
 def _loss(end: ChainRow, hops: Sequence[ChainRow]) -> str:
     name, total = f"'{end.label}'", end.to_teacher
-    if total is None or any(d is None or d.interval is None for d in (total, *(h.step for h in hops))):
+    if total is None or any(map(_unbounded, (total, *(h.step for h in hops)))):
         return f"no hop to {name} can be blamed, for not every hop has a difference with bounds"
     told = [h for h in hops if h.step is not None and h.step.is_loss]
     if not told:
@@ -58,10 +64,10 @@ def _nothing_told(name: str, end: ChainRow, total: Difference) -> str:
     if total.is_loss:
         return (
             f"{_bounded_loss(total)} were lost from the teacher to {name}, but no single hop's loss can be told from "
-            f"zero on {end.n:,} examples"
+            f"zero on {plural(end.n, 'example')}"
         )
     return (
-        f"no hop can be blamed: no loss can be told from zero on {end.n:,} examples, neither a hop's nor that from the "
+        f"no hop can be blamed: no loss can be told from zero on {plural(end.n, 'example')}, neither a hop's nor that from the "
         f"teacher to {name} ({_signed(total)})"
     )
 
@@ -113,7 +119,7 @@ def _scale(difference: Difference) -> tuple[float, str]:
 
 
 def _number(value: float, unit: str) -> str:
-    return f"{value:.2f}" if unit == "points" else f"{value:.4g}"
+    return f"{value:.2f}" if unit == "points" else plain_number(value, unit)
 
 
 def _size(difference: Difference) -> str:
@@ -155,8 +161,8 @@ def _signed(difference: Difference) -> str:
 
 
 def _plus(value: float, unit: str) -> str:
-    return f"{value + 0.0:+.2f}" if unit == "points" else f"{value + 0.0:+.4g}"
+    return f"{value + 0.0:+.2f}" if unit == "points" else plain_number(value, unit, "+")
 
 
 def _value(value: float, unit: str) -> str:
-    return f"{100 * value:.2f} %" if unit == "fraction" else f"{value:.4g} {unit}".strip()
+    return f"{100 * value:.2f} %" if unit == "fraction" else f"{plain_number(value, unit)} {unit}".strip()

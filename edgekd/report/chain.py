@@ -19,9 +19,9 @@ from edgekd.gates.tango import tango_interval
 
 CONFIDENCE = 0.95
 
-TEACHER, NAIVE, AS_RUN = "teacher", "naive", "as_run"
+TEACHER, NAIVE, EXPORTED, AS_RUN = "teacher", "naive", "exported", "as_run"
 #: In order; each is made from the nearest one before it that the run has.
-_MADE = (TEACHER, "distilled", "exported", "quantized")
+_MADE = (TEACHER, "distilled", EXPORTED, "quantized")
 _STAGES = ("distillation", "export", "quantization")
 
 
@@ -130,15 +130,24 @@ class ChainTable:
         return tuple(reversed(path))
 
 
+def comparable(baseline: Evaluation, other: Evaluation) -> bool:
+    """Whether both are scores of the same rows against the same labels: ids may be mere row numbers."""
+    return (
+        baseline.n == other.n > 0
+        and (baseline.data, baseline.metric, baseline.aggregate, baseline.error, baseline.unit)
+        == (other.data, other.metric, other.aggregate, other.error, other.unit)
+        and np.array_equal(baseline.ids, other.ids)
+        and np.array_equal(baseline.labels, other.labels)
+    )
+
+
 def paired_difference(baseline: Evaluation, other: Evaluation) -> Difference | None:
     """``other`` minus ``baseline`` on the same rows; None where they cannot be paired or the metric does not exist.
 
     Raises:
         EvidenceError: statistics that do not make the metric.
     """
-    if baseline.n != other.n or not baseline.n or not np.array_equal(baseline.ids, other.ids):
-        return None
-    if baseline.aggregate != other.aggregate or baseline.error != other.error:
+    if not comparable(baseline, other):
         return None
     if not is_proportion(baseline, other):
         # An error metric's sign is flipped there.
@@ -152,6 +161,7 @@ def paired_difference(baseline: Evaluation, other: Evaluation) -> Difference | N
     return Difference(
         estimate=(gained - lost) / baseline.n,
         interval=tango_interval(gained, lost, baseline.n, confidence=CONFIDENCE),
+        unit=other.unit,
     )
 
 
@@ -189,12 +199,19 @@ def load_links(folder: Path, run: Run) -> tuple[Link, ...]:
 
 
 def link_hops(chain: tuple[Hop, ...], evaluations: Mapping[str, Evaluation]) -> tuple[Link, ...]:
-    """Each hop with the one that it was made from: what ran was made from the same artifact before it ran there."""
+    """Each hop with the one that it was made from: what ran was made from the same artifact before it ran there.
+
+    Of several exported students, with no distilled one before them, the first is what the others are compared with:
+    the student's own float32 comes first.
+    """
     last: dict[str, int] = {}
     links: list[Link] = []
     for index, hop in enumerate(chain):
         evaluation = evaluations[hop.evaluation]
         parents = [last[p] for p in reversed(_before(hop.hop)) if p in last]
+        if hop.hop == EXPORTED and "distilled" not in last:
+            first = next((i for i, link in enumerate(links) if link.hop == EXPORTED), None)
+            parents = [*([] if first is None else [first]), *parents]
         if hop.hop == AS_RUN:
             same = [
                 i
@@ -227,7 +244,7 @@ def chain_table(folder: Path, run: Run) -> ChainTable | None:
     """The chain of a run folder; None where it has none.
 
     Each link is compared with the one it was made from: a distilled or naive student with the teacher, an exported
-    one with the distilled, a quantized one with the exported one before it, what ran on a target with the same
+    one with the distilled or the first exported one, a quantized one with the exported one before it, what ran on a target with the same
     artifact in its reference execution.
 
     Raises:
@@ -288,6 +305,8 @@ def _what(link: Link, parent: Link | None, run: Run) -> str:
             if link.evaluation.artifact == parent.evaluation.artifact
             else f"all from '{parent.label}' to {runtime}"
         )
+    if link.hop == parent.hop:
+        return f"the step from '{parent.label}'"
     stages = list(_STAGES[_MADE.index(parent.hop) : _MADE.index(link.hop)])
     if stages[-1] == _STAGES[-1]:
         dtype = str(run.artifacts.get(link.evaluation.artifact, {}).get("dtype", ""))

@@ -13,12 +13,13 @@ from edgekd.data.example import Array
 from edgekd.evidence.evaluation import Evaluation
 from edgekd.evidence.run import Run
 from edgekd.evidence.thumbnails import load_thumbnails
-from edgekd.report.chain import TEACHER, Link, ends_of
+from edgekd.report.chain import TEACHER, Link, comparable, ends_of
 
 SHOWN = 20
 
-#: What a loss is: nats at the true label; of a score that is a fraction, what is missing; of another, its negative.
-CROSS_ENTROPY, MISSING, NEGATIVE = "cross-entropy", "1 - score", "minus the score"
+#: What a loss is: nats at the true label; of a score that is a fraction, what is missing; of one that is never
+#: positive, an error; of another, its negative.
+CROSS_ENTROPY, MISSING, ERROR, NEGATIVE = "cross-entropy", "1 - score", "error", "minus the score"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,10 @@ class FlipTable:
     Attributes:
         label, target: of the link that ships.
         graded: scores are not right or wrong, so ``lost`` counts worse examples and ``gained`` better ones.
-        loss: :data:`CROSS_ENTROPY`, :data:`MISSING` or :data:`NEGATIVE`.
+        loss: :data:`CROSS_ENTROPY`, :data:`MISSING`, :data:`ERROR` or :data:`NEGATIVE`.
+        unit: of the loss; empty where it has none or none is known.
         lost: teacher right, student wrong; gained: the reverse.
-        lost_on: label of a link -> how many of the lost flipped there first.
+        lost_on: label of a link -> how many of the lost flipped there first; of a graded score, lost most there.
     """
 
     label: str
@@ -67,6 +69,7 @@ class FlipTable:
     gained: int
     graded: bool
     loss: str
+    unit: str
     lost_on: Mapping[str, int]
     rows: tuple[Flip, ...]
 
@@ -82,8 +85,8 @@ def flip_tables(links: Sequence[Link], run: Run, *, shown: int = SHOWN) -> tuple
         while (parent := path[-1].parent) is not None:
             path.append(links[parent])
         path = [link for link in reversed(path) if link.hop != TEACHER]
-        if _paired(teacher, links[end].evaluation):
-            found.append(_table(teacher, [p for p in path if _paired(teacher, p.evaluation)], shown))
+        if comparable(teacher, links[end].evaluation):
+            found.append(_table(teacher, [p for p in path if comparable(teacher, p.evaluation)], shown))
     return tuple(found)
 
 
@@ -101,10 +104,6 @@ def with_thumbnails(folder: Path, tables: Sequence[FlipTable], *, data: str) -> 
         replace(table, rows=tuple(replace(flip, png=images.get(flip.id, b"")) for flip in table.rows))
         for table in tables
     )
-
-
-def _paired(teacher: Evaluation, other: Evaluation) -> bool:
-    return teacher.n > 0 and np.array_equal(teacher.ids, other.ids)
 
 
 def _table(teacher: Evaluation, path: Sequence[Link], shown: int) -> FlipTable:
@@ -142,6 +141,7 @@ def _table(teacher: Evaluation, path: Sequence[Link], shown: int) -> FlipTable:
         gained=int((after > before).sum()),
         graded=graded,
         loss=loss,
+        unit=_unit(loss, student),
         lost_on={link.label: int((on == i).sum()) for i, link in enumerate(path)},
         rows=rows,
     )
@@ -163,7 +163,14 @@ def _losses(teacher: Evaluation, student: Evaluation) -> tuple[str, Array, Array
     scores = [np.asarray(e.scores, np.float64) for e in (student, teacher)]
     if all(s.min(initial=0) >= 0 and s.max(initial=0) <= 1 for s in scores):
         return MISSING, 1.0 - scores[0], 1.0 - scores[1]
-    return NEGATIVE, -scores[0], -scores[1]
+    own, theirs = -scores[0], -scores[1]
+    return (ERROR if all((s <= 0).all() for s in scores) else NEGATIVE), own + 0.0, theirs + 0.0
+
+
+def _unit(loss: str, student: Evaluation) -> str:
+    if loss == CROSS_ENTROPY:
+        return "nats"
+    return student.unit if loss == ERROR and student.error and student.unit != "fraction" else ""
 
 
 def cross_entropy(evaluation: Evaluation) -> Array | None:

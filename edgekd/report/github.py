@@ -29,13 +29,17 @@ def code(text: str) -> str:
     return f"<code>{escape(text)}</code>"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table of cells that are escaped already: the first column to the left, the others to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = ()) -> list[str]:
+    """A table of cells that are escaped already: the first column to the left, the others to the right.
+
+    Args:
+        left: columns besides the first that hold words rather than figures.
+    """
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
-    rule = "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"
+    rule = "|" + "|".join("---" if i in (0, *left) else "---:" for i in range(len(header))) + "|"
     return [line(header), rule, *map(line, rows)]
 
 

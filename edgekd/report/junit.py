@@ -52,7 +52,7 @@ def _suites(view: View) -> list[ElementTree.Element]:
         optional = target in verdict.optional
         failed |= not optional and any(g.decision in _FAILED for g in gates)
         cases: list[_Case] = [
-            (name, _outcome(g, optional=optional), g.decision, g.reason, _figures(g))
+            (name, _outcome(g, optional=optional), g.decision, words.reason(g), _figures(g))
             for name, g in zip(words.gate_names(gates), gates, strict=True)
         ]
         suites.append(_suite(f"{view.run.name} on {target}", f"edgekd.{target}", verdict, cases))
@@ -120,13 +120,15 @@ def _figures(gate: Gate) -> dict[str, str]:
         "limit": gate.limit,
         "unit": gate.unit,
         "confidence": gate.confidence,
+        "upper_confidence": gate.detail.get("upper_confidence"),
+        "holm_over": gate.detail.get("holm_over", gate.detail.get("slices")),
         "n": gate.n,
         "method": gate.method,
         "split": gate.split,
         "scenario": gate.scenario,
         "error_kind": gate.error_kind,
         "artifact": gate.artifact,
-        "reason": gate.reason,
+        "reason": words.reason(gate),
     }
     return {
         key: value if isinstance(value, str) else json.dumps(value)

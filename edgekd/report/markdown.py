@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from edgekd.gates.verdict import Decision, Gate
 from edgekd.report import words
+from edgekd.report.amounts import plural
 from edgekd.report.github import code, details, escape, table
 from edgekd.report.grouped import ORDER, SHOWN, SliceGroup, group_slices
 from edgekd.report.view import View, flatten, ledger_ranges
@@ -60,11 +61,11 @@ def _first_line(view: View) -> str:
         passed = [g for g in verdict.gates if g.decision == "pass" and g.target not in verdict.optional]
         targets = list(dict.fromkeys(g.target for g in passed))
         where = code(targets[0]) if len(targets) == 1 else f"{len(targets)} targets"
-        return f"{head} {len(passed):,} gate{'s' * (len(passed) != 1)} passed on {where}."
+        return f"{head} {plural(len(passed), 'gate')} passed on {where}."
     worst = _worst(view)
     if worst is None:
         return f"{head} {words.HEADLINES[verdict.decision]}"
-    return f"{head} {escape(words.gate_name(worst))} on {code(worst.target)}: {escape(worst.reason)}"
+    return f"{head} {escape(words.gate_name(worst))} on {code(worst.target)}: {escape(words.reason(worst))}"
 
 
 def _gates(view: View, gates: Sequence[Gate], groups: Sequence[SliceGroup]) -> list[str]:
@@ -84,7 +85,7 @@ def _gates(view: View, gates: Sequence[Gate], groups: Sequence[SliceGroup]) -> l
         more = len(group.failing) - SHOWN
         rest = f"; {more:,} more of them are in verdict.json" if more > 0 else ""
         said.append(f"- {_MARKS[group.decision]} {escape(group.gate)}{where}: {escape(group.told)}{rest}.")
-    lines = table(header, [r[: len(header)] for r in rows]) if rows else []
+    lines = table(header, [r[: len(header)] for r in rows], left=words.GATE_WORDS) if rows else []
     return [*lines, *([""] if lines and said else []), *said]
 
 
@@ -95,7 +96,7 @@ def _reasons(view: View, gates: Sequence[Gate], groups: Sequence[SliceGroup]) ->
     reasons: dict[tuple[str, str], list[Gate]] = {}
     for gate in sorted(shown, key=lambda g: ORDER.index(g.decision)):
         if gate.decision != "pass" and gate is not worst:
-            reasons.setdefault((gate.target, gate.reason), []).append(gate)
+            reasons.setdefault((gate.target, words.reason(gate)), []).append(gate)
     return [
         f"- {_MARKS[own[0].decision]} **{', '.join(escape(words.gate_name(g)) for g in own)}** on {code(target)}: "
         f"{escape(reason)}"
@@ -108,7 +109,7 @@ def _chain(view: View) -> list[str]:
     chain = view.chain
     if chain is None:
         return []
-    header = (words.CHAIN_HEADER[0], chain.metric, *words.CHAIN_HEADER[2:])
+    header = (words.CHAIN_HEADER[0], words.metric_header(chain), *words.CHAIN_HEADER[2:])
     rows = [[escape(c) for c in row] for row in words.chain_rows(chain)]
     said = [f"- {escape(s)}" for s in words.chain_sentences(chain)]
     unit = "points" if chain.unit == "fraction" else escape(chain.unit)
@@ -121,16 +122,20 @@ def _folded(view: View) -> list[str]:
     lines: list[str] = []
     if len(view.candidates) > 1:
         rows = [[escape(c) for c in words.candidate_row(row)] for row in view.candidates]
-        lines += details(f"{len(rows)} candidates", table(words.CANDIDATE_HEADER, rows))
+        lines += details(
+            f"{len(rows)} candidates", table(words.CANDIDATE_HEADER, rows, left=words.CANDIDATE_WORDS)
+        )
     for flips in view.flips:
         rows = [[escape(c) for c in row] for row in words.flip_rows(flips)]
-        said = [escape(words.flip_sentence(flips)), "", *table(words.FLIP_HEADER, rows)]
-        lines += details(f"{flips.lost:,} flipped examples", said if rows else said[:1])
+        header = [escape(h) for h in words.flip_header(flips)]
+        said = [escape(words.flip_sentence(flips)), "", *table(header, rows, left=words.FLIP_WORDS)]
+        on = f" on {code(flips.target)}" if len(view.flips) > 1 else ""
+        lines += details(words.flip_title(flips) + on, said if rows else said[:1])
     if view.latencies:
         lines += details("Timings", [words.LATENCY_NOTE, *_timings(view)])
     environment = [[escape(c) for c in row] for row in flatten(view.verdict.environment)]
     if environment:
-        lines += details("Machine", table(("reading", "value"), environment))
+        lines += details("Machine", table(("reading", "value"), environment, left=(1,)))
     return lines
 
 

@@ -15,6 +15,7 @@ from typing import get_args
 from edgekd.gates.size import MIB
 from edgekd.gates.verdict import Decision, Gate
 from edgekd.report import words
+from edgekd.report.amounts import shortened
 from edgekd.report.tracked import candidate_names, latency_of
 from edgekd.report.view import View
 
@@ -110,7 +111,7 @@ def _gates(out: _Exposition, view: View) -> None:
             "gate": name,
             "metric": gate.metric,
             "against": gate.against,
-            "slice": gate.slice or "",
+            "slice": shortened(gate.slice or ""),
             "model": view.name_of(gate.artifact) if gate.artifact else "",
         }
         out.states("edgekd_gate", "The decision of one gate.", labels, gate.decision)

@@ -10,6 +10,7 @@ from typing import Any
 from edgekd.evidence.measurement import TWIN, Measurement
 from edgekd.measure.configuration import BATCH, THREADS, Configuration, Trial, shown
 from edgekd.pipeline.sweep import Swept
+from edgekd.report.amounts import plural
 from edgekd.report.text import table
 from edgekd.report.words import DASH
 from edgekd.tuned import THROUGHPUT
@@ -67,12 +68,12 @@ def _chosen(swept: Swept) -> str:
     if sweep.best != sweep.default and confirmed is not None:
         return (
             f"chosen: {shown(sweep.best.changes_from(sweep.default))}: {_ratio(confirmed)} of the default's time in "
-            f"{confirmed.restarts} fresh restarts; answers differ by {sweep.difference or 0:.1g} of the largest"
+            f"{plural(confirmed.restarts, 'fresh restart')}; answers differ by {sweep.difference or 0:.1g} of the largest"
         )
     if confirmed is not None:
         return (
             f"chosen: the default; {shown(confirmed.changes)} was faster in the search, and not beyond noise in "
-            f"{confirmed.restarts} fresh restarts"
+            f"{plural(confirmed.restarts, 'fresh restart')}"
         )
     return "chosen: the default; nothing was faster beyond noise"
 

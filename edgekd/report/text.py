@@ -43,19 +43,24 @@ def render_text(view: View, *, colour: bool = False) -> str:
         return f"  {paint(f'{word:12}', decision)}  {name:{wide}}  {target}: {_tame(said)}{optional}"
 
     for name, gate in zip(names, gates, strict=True):
-        lines.append(row(gate.decision, name, gate.target, gate.reason))
+        lines.append(row(gate.decision, name, gate.target, words.reason(gate)))
     for group in groups:
         lines.append(
             row(group.decision, _tame(group.gate), group.target, f"{group.told} (against {group.against})")
         )
         for gate in group.failing[:SHOWN]:
             lines.append(
-                f"    {paint(f'{words.DECISION_WORDS[gate.decision]:12}', gate.decision)}  {_tame(gate.reason)}"
+                f"    {paint(f'{words.DECISION_WORDS[gate.decision]:12}', gate.decision)}  {_tame(words.reason(gate))}"
             )
         if len(group.failing) > SHOWN:
             lines.append(f"    and {len(group.failing) - SHOWN:,} more, listed in verdict.json")
     if view.chain is not None:
-        header = (words.CHAIN_HEADER[0], view.chain.metric, "against the teacher", *words.CHAIN_HEADER[3:])
+        header = (
+            words.CHAIN_HEADER[0],
+            words.metric_header(view.chain),
+            "against the teacher",
+            *words.CHAIN_HEADER[3:],
+        )
         unit = (
             "points, " if view.chain.unit == "fraction" else f"{view.chain.unit}, " if view.chain.unit else ""
         )
@@ -64,7 +69,11 @@ def render_text(view: View, *, colour: bool = False) -> str:
         lines += ["", *(line for said in words.chain_sentences(view.chain) for line in _wrap(said))]
     if len(view.candidates) > 1:
         lines += ["", "Candidates"]
-        lines += table(words.CANDIDATE_HEADER[:6], [words.candidate_row(c)[:6] for c in view.candidates])
+        lines += table(
+            words.CANDIDATE_HEADER[:6],
+            [words.candidate_row(c)[:6] for c in view.candidates],
+            left=words.CANDIDATE_WORDS,
+        )
     for timings in (t for t in view.latencies if t.selected):
         lines += ["", f"Timings: {words.latency_title(timings)}"]
         lines += table(words.LATENCY_HEADER, words.latency_rows(timings))
@@ -83,15 +92,15 @@ def _wrap(text: str, indent: str = "  ") -> list[str]:
     return textwrap.wrap(text, 108, initial_indent=indent, subsequent_indent="  ", break_long_words=False)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns: the first to the left, the others to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = ()) -> list[str]:
+    """Aligned columns: the first and those of ``left`` to the left, the others to the right."""
     widths = [max(len(r[i]) for r in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        first = cells[0].ljust(widths[0])
-        return (
-            "  "
-            + "  ".join([first, *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]).rstrip()
+        padded = (
+            c.ljust(w) if i in (0, *left) else c.rjust(w)
+            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
         )
+        return ("  " + "  ".join(padded)).rstrip()
 
     return [line(header), "  " + "  ".join("-" * w for w in widths), *map(line, rows)]

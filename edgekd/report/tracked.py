@@ -15,6 +15,7 @@ from edgekd.evidence.measurement import BASELINE, SINGLE_STREAM
 from edgekd.gates.size import MIB
 from edgekd.gates.verdict import Gate
 from edgekd.report import words
+from edgekd.report.amounts import shortened
 from edgekd.report.view import CandidateRow, LatencyTable, View
 
 NANOSECONDS = "ns"
@@ -84,7 +85,12 @@ def latency_of(view: View, row: CandidateRow) -> tuple[LatencyTable, str] | None
 
 
 def is_error_metric(gate: Gate) -> bool:
-    """Whether the metric behind an accuracy gate is better when smaller: its differences are stored sign-flipped."""
+    """Whether the metric behind an accuracy gate is better when smaller: its differences are stored sign-flipped.
+
+    Verdicts of earlier versions do not say so: there it is read from the signs.
+    """
+    if (said := gate.detail.get("error")) is not None:
+        return bool(said)
     mine, theirs = gate.detail.get("candidate_mean"), gate.detail.get("baseline_mean")
     if gate.detail.get("min_ratio") is not None or mine is None or theirs is None or not gate.estimate:
         return gate.unit not in ("fraction", "")
@@ -122,13 +128,13 @@ def _of_calls(table: LatencyTable, arm: str, base: str) -> Iterator[Figure]:
 def _of_gate(gate: Gate, base: str) -> Iterator[Figure]:
     """What a gate estimated, and for accuracies also the metric itself."""
     low, high = words.sides(gate)
-    said = f"{words.DECISION_WORDS[gate.decision]}: {plain(gate.reason)}"
+    said = f"{words.DECISION_WORDS[gate.decision]}: {plain(words.reason(gate))}"
     if words.is_difference(gate):
         metric = "accuracy" if gate.metric == "top1" else gate.metric
         name = (
             base
             if gate.slice is None
-            else f"{base}/{plain(gate.gate.removeprefix('slice:'))}={plain(gate.slice)}"
+            else f"{base}/{plain(gate.gate.removeprefix('slice:'))}={plain(shortened(gate.slice))}"
         )
         value = gate.detail.get("candidate_mean")
         if value is not None and gate.gate == "accuracy":

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from edgekd.evidence.measurement import MULTI_STREAM, SERVER
 from edgekd.gates.size import MIB
 from edgekd.gates.verdict import Gate
+from edgekd.report.amounts import ROOM, plain_number, plural, shortened
 from edgekd.report.blame import blame, hop_costs
 from edgekd.report.chain import ChainTable, Difference
-from edgekd.report.flips import FlipTable
+from edgekd.report.flips import ERROR, FlipTable
 from edgekd.report.view import CandidateRow, LatencyTable
 
 DECISION_WORDS = {
@@ -31,18 +32,12 @@ HEADLINES = {
 }
 
 GATE_HEADER = ("gate", "decision", "estimate", "bounds", "limit", "n", "target")
+#: Columns besides the first that hold words rather than figures.
+GATE_WORDS = (1, 6)
 CHAIN_HEADER = ("hop", "score", "against the teacher (one-sided 95 % bounds)", "this hop", "n")
-FLIP_HEADER = (
-    "example",
-    "label",
-    "teacher",
-    "student",
-    "teacher's loss",
-    "student's loss",
-    "flipped on",
-    "slices",
-)
+FLIP_WORDS = (1, 2, 3, 6, 7)
 CANDIDATE_HEADER = ("candidate", "decision", "accuracy", "latency", "size", "judged on", "target")
+CANDIDATE_WORDS = (1, 5, 6)
 LATENCY_HEADER = ("arm", "min", "p50", "p90", "p99", "calls")
 
 DASH = "–"
@@ -89,7 +84,7 @@ def figure(gate: Gate, value: float | None) -> str:
     if gate.unit == "MiB":
         return mebibytes(value * MIB)
     if is_difference(gate):
-        return f"{value + 0.0:+.4g} {gate.unit}".strip()
+        return f"{plain_number(value, gate.unit, '+')} {gate.unit}".strip()
     return f"{value:.4g} {gate.unit}".strip()
 
 
@@ -99,7 +94,8 @@ def is_difference(gate: Gate) -> bool:
 
 
 def bounds(gate: Gate) -> str:
-    low, high = (figure(gate, x).removesuffix(" points") for x in sides(gate))
+    unit = "points" if gate.unit == "fraction" else gate.unit if is_difference(gate) else ""
+    low, high = (figure(gate, x).removesuffix(f" {unit}") for x in sides(gate))
     if low == high == DASH:
         return DASH
     if DASH in (low, high):
@@ -112,7 +108,7 @@ def gate_name(gate: Gate) -> str:
 
     The usual reference, teacher or last release, is not named.
     """
-    parts = [gate.gate if gate.slice is None else f"{gate.gate}={gate.slice}"]
+    parts = [gate.gate if gate.slice is None else f"{gate.gate}={shortened(gate.slice)}"]
     if gate.gate in ("fidelity", "tail", "latency_absolute") and gate.metric:
         parts.append(gate.metric)
     if (share := gate.detail.get("min_ratio")) is not None:
@@ -136,11 +132,22 @@ def gate_names(gates: Sequence[Gate]) -> list[str]:
     return names
 
 
+def reason(gate: Gate) -> str:
+    """The gate's sentence; a slice's long value is cut as it is everywhere else."""
+    if gate.slice is None or len(gate.slice) <= ROOM:
+        return gate.reason
+    return gate.reason.replace(gate.slice, shortened(gate.slice))
+
+
 def _counted(gate: Gate) -> str:
-    """What a gate's n counts."""
+    """A gate's n with what it counts."""
+    if gate.n is None:
+        return DASH
     if gate.unit == "ms":
-        return "queries" if gate.scenario in (MULTI_STREAM, SERVER) else "calls"
-    return "restarts" if gate.unit == "ratio" else "examples"
+        if gate.scenario in (MULTI_STREAM, SERVER):
+            return f"{gate.n:,} {'query' if gate.n == 1 else 'queries'}"
+        return plural(gate.n, "call")
+    return plural(gate.n, "restart" if gate.unit == "ratio" else "example")
 
 
 def gate_row(gate: Gate) -> tuple[str, ...]:
@@ -151,7 +158,7 @@ def gate_row(gate: Gate) -> tuple[str, ...]:
         figure(gate, gate.estimate),
         bounds(gate),
         figure(gate, gate.limit),
-        DASH if gate.n is None else f"{gate.n:,} {_counted(gate)}",
+        _counted(gate),
         gate.target,
     )
 
@@ -162,20 +169,33 @@ def difference(value: Difference | None) -> str:
     if value.unit == "fraction":
         estimate, ends = points(value.estimate), [points(x) for x in value.interval or ()]
     else:
-        estimate, ends = f"{value.estimate:+.4g}", [f"{x:+.4g}" for x in value.interval or ()]
+        estimate, ends = (
+            plain_number(value.estimate, value.unit, "+"),
+            [plain_number(x, value.unit, "+") for x in value.interval or ()],
+        )
     return f"{estimate} [{', '.join(ends)}]" if ends else estimate
 
 
 def metric_value(value: float, unit: str) -> str:
     """A metric in its own unit."""
-    return percent(value) if unit == "fraction" else f"{value:.4g} {unit}".strip()
+    return percent(value) if unit == "fraction" else f"{plain_number(value, unit)} {unit}".strip()
+
+
+def metric_header(chain: ChainTable) -> str:
+    """The metric, and the unit that its column leaves out."""
+    return chain.metric if chain.unit in ("fraction", "") else f"{chain.metric}, {chain.unit}"
+
+
+def metric_cell(value: float, unit: str) -> str:
+    """A value below :func:`metric_header`."""
+    return percent(value) if unit == "fraction" else plain_number(value, unit)
 
 
 def chain_rows(chain: ChainTable) -> list[tuple[str, ...]]:
     return [
         (
             r.label,
-            metric_value(r.mean, chain.unit),
+            metric_cell(r.mean, chain.unit),
             difference(r.to_teacher),
             difference(r.step),
             f"{r.n:,}",
@@ -191,26 +211,50 @@ def chain_sentences(chain: ChainTable) -> list[str]:
 
 def flip_sentence(flips: FlipTable) -> str:
     """How many examples flipped, and where."""
-    worse, better = ("worse", "better") if flips.graded else ("lost", "gained")
     first = ", ".join(f"{n:,} on '{label}'" for label, n in flips.lost_on.items() if n)
-    where = f"; flipped first: {first}" if first else ""
+    where = f"; {'lost most' if flips.graded else 'flipped first'}: {first}" if first else ""
     return (
-        f"'{flips.label}' against the teacher, of {flips.n:,} examples: {flips.lost:,} {worse}, {flips.gained:,} "
-        f"{better}{where}."
+        f"'{flips.label}' against the teacher, of {plural(flips.n, 'example')}: {flip_counts(flips)}{where}."
     )
+
+
+def flip_counts(flips: FlipTable) -> str:
+    """``15 lost, 12 gained``; graded scores do not flip."""
+    worse, better = ("worse", "better") if flips.graded else ("lost", "gained")
+    return f"{flips.lost:,} {worse}, {flips.gained:,} {better}"
+
+
+def flip_title(flips: FlipTable) -> str:
+    """What the rows are."""
+    if flips.graded:
+        return f"Largest worsenings ({flip_counts(flips)})"
+    return f"Flipped examples ({flip_counts(flips)})"
+
+
+def flip_header(flips: FlipTable) -> tuple[str, ...]:
+    """Headers of :func:`flip_rows`."""
+    loss = "error" if flips.loss == ERROR else "loss"
+    if unit := flips.unit or ("" if flips.loss == ERROR else flips.loss):
+        loss = f"{loss}, {unit}"
+    on = "lost most on" if flips.graded else "flipped on"
+    return ("example", "label", "teacher", "student", f"teacher's {loss}", f"student's {loss}", on, "slices")
+
+
+def loss_value(value: float, flips: FlipTable) -> str:
+    return f"{value:.4g}" if flips.loss == ERROR else f"{value:.3f}"
 
 
 def flip_rows(flips: FlipTable) -> list[tuple[str, ...]]:
     return [
         (
-            r.id,
+            answer(r.id),
             answer(r.label),
             answer(r.teacher),
             answer(r.student),
-            f"{r.teacher_loss:.3f}",
-            f"{r.student_loss:.3f}",
+            loss_value(r.teacher_loss, flips),
+            loss_value(r.student_loss, flips),
             r.hop,
-            ", ".join(f"{name} {value}" for name, value in r.slices.items()) or DASH,
+            ", ".join(f"{name} {shortened(value)}" for name, value in r.slices.items()) or DASH,
         )
         for r in flips.rows
     ]
@@ -219,7 +263,7 @@ def flip_rows(flips: FlipTable) -> list[tuple[str, ...]]:
 def answer(value: object) -> str:
     """A label or an answer on one line; long ones (JSON, tags, text) are cut."""
     text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return text if len(text) <= ROOM else f"{text[: ROOM - 1]}…"
 
 
 def candidate_row(row: CandidateRow) -> tuple[str, ...]:
@@ -239,20 +283,20 @@ def candidate_row(row: CandidateRow) -> tuple[str, ...]:
 
 
 def latency_title(table: LatencyTable) -> str:
-    examples = "1 example" if table.batch == 1 else f"{table.batch} examples"
+    examples = plural(table.batch, "example")
     per = "query" if table.scenario in (MULTI_STREAM, SERVER) else "call"
     rate = f" at {table.rate_qps:g} queries/s" if table.rate_qps else ""
     if len(set(table.batches.values())) > 1:
         examples = ", ".join(f"{name} {batch}" for name, batch in table.batches.items()) + " examples"
     counts = set(table.arm_threads.values()) or {table.threads}
-    threads = "1 thread" if counts == {1} else f"{max(counts)} threads"
+    threads = plural(max(counts), "thread")
     if len(counts) > 1:
         threads = ", ".join(f"{name} {count}" for name, count in table.arm_threads.items()) + " threads"
     thrown = f", {len(table.redrawn)} redrawn" if table.redrawn else ""
     where = "" if table.selected else " (selection)"
     return (
         f"{table.target}, {table.scenario}{rate}, {examples} per {per}, {threads}, "
-        f"{table.restarts} restarts{thrown}{where}"
+        f"{plural(table.restarts, 'restart')}{thrown}{where}"
     )
 
 

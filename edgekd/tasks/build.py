@@ -11,6 +11,7 @@ from edgekd.errors import UsageError
 from edgekd.files import digest_of
 from edgekd.plugins import load_plugin
 from edgekd.pythonpath import python_source_digest, resolve_python
+from edgekd.tasks.keys import check_keys
 from edgekd.tasks.task import Task
 
 
@@ -66,6 +67,20 @@ class TaskSpec:
         code = python_source_digest(self.kind, self.search) if self.kind.startswith("python:") else ""
         metric = self.metric or build_task(self).metric
         return digest_of([self.kind, metric, code, open_source(self.data[split], self.search).digest])
+
+
+def check_prepare(spec: TaskSpec, prepare: Mapping[str, Any]) -> None:
+    """Refuse ``prepare`` keys that a built-in task does not know, before any model runs.
+
+    Raises:
+        UsageError: names the key.
+    """
+    if spec.kind.startswith("python:"):
+        return  # only it knows
+    # Not what a plugin inherits: it may take more.
+    known = vars(type(build_task(spec))).get("prepare_keys")
+    if known is not None:
+        check_keys(prepare, known)
 
 
 def build_task(spec: TaskSpec) -> Task:

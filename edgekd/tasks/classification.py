@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from edgekd.lazy import require
 from edgekd.metrics import SUMS
 from edgekd.metrics.classification import f1_sums, macro_f1_sums, macro_recall_sums, mcc_sums
 from edgekd.spec import TensorSpec
+from edgekd.tasks.keys import check_feed, check_keys
 from edgekd.tasks.task import ModelIO, Prediction, Scores
 
 METRICS = ("top1", "top5", "f1", "macro_f1", "balanced_accuracy", "mcc")
@@ -169,9 +170,7 @@ class Classification:
         for spec in model.inputs:
             array = self._prepare_one(bind_inputs(example, model)[spec.name], spec, model)
             batch = np.ascontiguousarray(array)[None]
-            # A model of one larger batch size is fed several examples; each of them is checked alone.
-            one = spec if spec.dynamic_batch else replace(spec, shape=(1, *spec.shape[1:]))
-            one.check(batch, where=f"example {example.id}")
+            check_feed(batch, spec, example, model, getattr(self, "prepare_keys", ()))
             feeds[spec.name] = batch
         return feeds
 
@@ -250,7 +249,10 @@ class Classification:
                 warnings.simplefilter("ignore", UserWarning)
                 value = metrics.balanced_accuracy_score(labels, said)
             aggregate, sums = "macro_recall", macro_recall_sums(said, labels)
-        return Scores(per_example=right, value=float(value), aggregate=aggregate, statistics={SUMS: sums})
+        unit = "" if self.metric == "mcc" else "fraction"
+        return Scores(
+            per_example=right, value=float(value), aggregate=aggregate, statistics={SUMS: sums}, unit=unit
+        )
 
 
 class ImageClassification(Classification):
@@ -261,16 +263,14 @@ class ImageClassification(Classification):
     that already has the model's dtype is fed as it is.
     """
 
+    prepare_keys: ClassVar[tuple[str, ...]] = PREPARE_KEYS
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", "image-classification")
         super().__post_init__()
 
     def _prepare_one(self, array: Array, spec: TensorSpec, model: ModelIO) -> Array:
-        unknown = set(model.prepare) - set(PREPARE_KEYS)
-        if unknown:
-            raise UsageError(
-                f"prepare key '{sorted(unknown)[0]}' is not known", f"choose from {', '.join(PREPARE_KEYS)}"
-            )
+        check_keys(model.prepare, PREPARE_KEYS)
         if array.dtype != np.uint8 or not spec.dtype.startswith("float") or array.ndim != 3:
             return np.asarray(array)
         keys = model.prepare

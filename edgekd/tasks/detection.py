@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from edgekd.tasks.detector import (
     read_candidates,
     to_pixels,
 )
+from edgekd.tasks.keys import check_feed, check_keys
 from edgekd.tasks.matching import THRESHOLDS, match, precision_per_example, read_answer, read_label
 from edgekd.tasks.task import ModelIO, Prediction, Scores
 
@@ -49,6 +50,7 @@ class Detection:
         base: folder of relative references.
     """
 
+    prepare_keys: ClassVar[tuple[str, ...]] = PREPARE_KEYS
     data: Mapping[str, str]
     metric: str = "map"
     base: Path | None = None
@@ -70,16 +72,15 @@ class Detection:
     def prepare(self, example: Example, model: ModelIO) -> dict[str, Array]:
         spec = _image_input(model)
         image = _image_of(example, spec, model)
-        keys = known_keys(model.prepare, PREPARE_KEYS, "prepare")
+        keys = model.prepare
+        check_keys(keys, PREPARE_KEYS)
         fill = int(number(keys, "fill", 114, 0, 255))
         layout = one_of(keys, "layout", LAYOUTS)
         pixels = _normalise(place(image, frame_of(image.shape, spec, keys), fill), keys)
         feed = np.ascontiguousarray(pixels.transpose(2, 0, 1) if layout == "NCHW" else pixels)[None]
         if spec.dtype.startswith("float"):
             feed = feed.astype(spec.dtype)
-        # A model of one larger batch size is fed several examples; each of them is checked alone.
-        one = spec if spec.dynamic_batch else replace(spec, shape=(1, *spec.shape[1:]))
-        one.check(feed, where=f"example {example.id}")
+        check_feed(feed, spec, example, model, PREPARE_KEYS)
         return {spec.name: feed}
 
     def candidates(self, outputs: Mapping[str, Array], model: ModelIO) -> tuple[Array, Array, Array]:

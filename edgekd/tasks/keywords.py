@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from edgekd.data.example import Array, Example
 from edgekd.errors import DataError, UsageError
 from edgekd.tasks.classification import Classification, bind_inputs
 from edgekd.tasks.features import FEATURE_KEYS, FEATURES, log_mel, mfcc
+from edgekd.tasks.keys import check_keys
 from edgekd.tasks.series import fit, lay_out, resample
 from edgekd.tasks.task import ModelIO
 
@@ -30,16 +31,15 @@ class KeywordSpotting(Classification):
     keys. A model without any is fed the array as it is. The data's rate is its array ``sample_rate``.
     """
 
+    prepare_keys: ClassVar[tuple[str, ...]] = KEYWORD_KEYS
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", "keyword-spotting")
         super().__post_init__()
 
     def prepare(self, example: Example, model: ModelIO) -> dict[str, Array]:
         keys = model.prepare
-        if unknown := set(keys) - set(KEYWORD_KEYS):
-            raise UsageError(
-                f"prepare key '{sorted(unknown)[0]}' is not known", f"choose from {', '.join(KEYWORD_KEYS)}"
-            )
+        check_keys(keys, KEYWORD_KEYS)
         arrays = {n: a for n, a in example.inputs.items() if n != RATE}
         bare = replace(example, inputs=arrays)
         if not keys:
@@ -106,7 +106,9 @@ def prepare_recording(samples: Array, rate: int | None, keys: Mapping[str, Any])
 
 
 def _to_float(samples: Array) -> Array:
-    if samples.ndim != 1 or samples.dtype.kind not in "fiu" or not len(samples):
+    if samples.ndim == 1 and not len(samples):
+        raise DataError("the recording is empty", "mend or drop it")
+    if samples.ndim != 1 or samples.dtype.kind not in "fiu":
         raise DataError(
             f"a recording of shape {tuple(samples.shape)} and dtype {samples.dtype} cannot be prepared",
             "recordings are (time,), one channel: mix others down",

@@ -76,6 +76,7 @@ def score_numbers(metric: str, truths: Array, answers: Array) -> Scores:
         value=float(library.r2_score(y, p)),
         aggregate="r2",
         statistics={SUMS: np.stack(sums, axis=1)},
+        unit="",
     )
 
 
@@ -91,6 +92,7 @@ def _pearson(truths: Array, answers: Array, error: Array) -> Scores:
         value=float(library.pearsonr(p, y)[0]),
         aggregate="pearson",
         statistics={SUMS: np.stack(sums, axis=1)},
+        unit="",
     )
 
 

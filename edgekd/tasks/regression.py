@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from edgekd.data import open_source
 from edgekd.data.example import Array, Example
 from edgekd.errors import DataError, UsageError
 from edgekd.tasks.classification import bind_inputs, check_finite, chosen_output
+from edgekd.tasks.keys import check_feed, check_keys
 from edgekd.tasks.numbers import REGRESSION_METRICS, score_numbers
 from edgekd.tasks.series import SERIES_KEYS, prepare_series
 from edgekd.tasks.task import ModelIO, Prediction, Scores
@@ -36,6 +37,7 @@ class Regression:
         base: folder of relative references.
     """
 
+    prepare_keys: ClassVar[tuple[str, ...]] = REGRESSION_KEYS
     data: Mapping[str, str]
     metric: str = "mae"
     base: Path | None = None
@@ -57,11 +59,7 @@ class Regression:
             yield example if example.label is None else replace(example, label=_label(example))
 
     def prepare(self, example: Example, model: ModelIO) -> dict[str, Array]:
-        if unknown := set(model.prepare) - set(REGRESSION_KEYS):
-            raise UsageError(
-                f"prepare key '{sorted(unknown)[0]}' is not known",
-                f"choose from {', '.join(REGRESSION_KEYS)}",
-            )
+        check_keys(model.prepare, REGRESSION_KEYS)
         keys = {k: v for k, v in model.prepare.items() if k in SERIES_KEYS}
         feeds = {}
         bound = bind_inputs(example, model)
@@ -74,9 +72,7 @@ class Regression:
                     spec.dtype if spec.dtype.startswith("float") else np.float32
                 )
             batch = np.ascontiguousarray(array)[None]
-            # A model of one larger batch size is fed several examples; each of them is checked alone.
-            one = spec if spec.dynamic_batch else replace(spec, shape=(1, *spec.shape[1:]))
-            one.check(batch, where=f"example {example.id}")
+            check_feed(batch, spec, example, model, REGRESSION_KEYS)
             feeds[spec.name] = batch
         return feeds
 
@@ -104,14 +100,32 @@ def _label(example: Example) -> Any:
     """The label as a float, or as an array of floats."""
     value = example.label
     try:
-        numbers = np.asarray(json.loads(value) if isinstance(value, str) else value, np.float64)
-    except (TypeError, ValueError) as e:
+        given = _parsed(value) if isinstance(value, str) else value
+        if _holds_booleans(given):
+            raise ValueError("a boolean is no number")
+        numbers = np.asarray(given, np.float64)
+    except (TypeError, ValueError, RecursionError) as e:
         raise DataError(
             f"example {example.id} has the label {str(value)[:60]!r}", "regression needs numbers as labels"
         ) from e
     if not numbers.size or not np.isfinite(numbers).all():
         raise DataError(f"example {example.id} has the label {value}", "regression needs finite numbers")
     return float(numbers) if numbers.ndim == 0 else numbers
+
+
+def _parsed(text: str) -> Any:
+    """A label of a table: a number as :func:`float` reads it, or a JSON list."""
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    if "_" in text:  # which float() takes for a separator
+        raise ValueError("not a number")
+    return float(text)
+
+
+def _holds_booleans(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_holds_booleans(item) for item in value)
+    return isinstance(value, bool) or getattr(value, "dtype", None) == np.bool_
 
 
 def _normalise(array: Array, keys: Mapping[str, Any]) -> Array:
@@ -136,6 +150,7 @@ def _numbers_of(outputs: Mapping[str, Array], model: ModelIO) -> Array:
         )
     numbers = values.reshape(-1).astype(np.float64)
     check_finite(numbers, name, model)
+    check_keys(model.prepare, REGRESSION_KEYS)
     scale = {k: model.prepare.get(k, d) for k, d in (("label_mean", 0.0), ("label_std", 1.0))}
     try:
         mean, std = (np.asarray(v, np.float64).reshape(-1) for v in scale.values())
@@ -146,5 +161,5 @@ def _numbers_of(outputs: Mapping[str, Array], model: ModelIO) -> Array:
             "give one number, or one per number of the output",
         ) from e
     if not np.isfinite(numbers).all():
-        raise UsageError("prepare's label_mean or label_std is not finite", "give finite numbers")
+        raise UsageError("prepare's label_mean and label_std make infinite numbers", "give smaller ones")
     return numbers

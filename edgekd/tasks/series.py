@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from edgekd.errors import DataError, UsageError
 from edgekd.lazy import require
 from edgekd.spec import TensorSpec
 from edgekd.tasks.classification import Classification
+from edgekd.tasks.keys import check_keys
 from edgekd.tasks.task import ModelIO
 
 SERIES_KEYS = ("resample", "mean", "std", "length", "align", "layout")
@@ -27,15 +28,14 @@ class TimeSeries(Classification):
     ``prepare`` keys; a model without any is fed the array as it is. Forecasting is ``regression`` with the same keys.
     """
 
+    prepare_keys: ClassVar[tuple[str, ...]] = SERIES_KEYS
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", "time-series")
         super().__post_init__()
 
     def _prepare_one(self, array: Array, spec: TensorSpec, model: ModelIO) -> Array:
-        if unknown := set(model.prepare) - set(SERIES_KEYS):
-            raise UsageError(
-                f"prepare key '{sorted(unknown)[0]}' is not known", f"choose from {', '.join(SERIES_KEYS)}"
-            )
+        check_keys(model.prepare, SERIES_KEYS)
         return prepare_series(array, spec, model.prepare) if model.prepare else np.asarray(array)
 
 

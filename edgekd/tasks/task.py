@@ -72,7 +72,7 @@ class Scores:
 class Task(Protocol):
     """Data plus metric. Four methods; a ``python:`` task implements them and nothing else."""
 
-    #: Name of the metric that :meth:`score` gives, e.g. ``"top1"``. Higher is better.
+    #: Name of the metric that :meth:`score` gives, e.g. ``"top1"``. Higher is better, unless :attr:`Scores.error` is set.
     metric: str
 
     def examples(self, split: str) -> Iterator[Example]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from edgekd.errors import DataError, UsageError
 from edgekd.files import digest_of
 from edgekd.spec import TensorSpec
 from edgekd.tasks.classification import Classification, as_wanted
+from edgekd.tasks.keys import check_keys
 from edgekd.tasks.task import ModelIO
-from edgekd.tasks.tokenizer import PREPARE_KEYS, TEXT_INPUTS, Encoding, TextEncoder
+from edgekd.tasks.tokenizer import BARE, PREPARE_KEYS, TEXT_INPUTS, Encoding, TextEncoder
 
 #: Columns that are taken where ``prepare.text`` names none, first come.
 TEXT_COLUMNS = (
@@ -129,13 +131,11 @@ class TextFeeder:
         Raises:
             UsageError: no tokenizer, unknown keys, lengths that contradict each other; DataError: see the encoder.
         """
-        known = (*PREPARE_KEYS, *self.extra_keys)
-        if unknown := sorted(set(model.prepare) - set(known)):
-            raise UsageError(f"prepare key '{unknown[0]}' is not known", f"choose from {', '.join(known)}")
+        check_keys(model.prepare, (*PREPARE_KEYS, *self.extra_keys))
         if "tokenizer" not in model.prepare:
             raise UsageError(
                 f"the {model.role}'s input '{next(iter(names))}' wants token ids, and its prepare names no tokenizer",
-                "put tokenizer.json beside the .onnx file, or name it in prepare.tokenizer",
+                "put tokenizer.json beside the .onnx file, or name it in prepare.tokenizer " + BARE,
             )
         shapes = {s.name: s.shape for s in model.inputs if s.name in names}
         if wrong := [n for n, shape in shapes.items() if len(shape) != 2]:
@@ -226,6 +226,7 @@ class TextClassification(Classification):
     arrays that the data holds.
     """
 
+    prepare_keys: ClassVar[tuple[str, ...]] = PREPARE_KEYS
     kind: str = field(default="text-classification", init=False)
     _feeder: TextFeeder = field(default_factory=TextFeeder, init=False, repr=False, compare=False)
 

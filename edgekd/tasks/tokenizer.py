@@ -12,10 +12,13 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import DataError, UsageError
 from edgekd.lazy import require
+from edgekd.lfs_pointer import refuse_pointer_file
 
 #: Model inputs that an encoded text feeds, by the names that the field gives them.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 PREPARE_KEYS = ("tokenizer", "max_length", "pad", "pad_id", "text")
+#: Where the keys of a model go that brings none.
+BARE = "(of a bare .onnx: --prepare ROLE:FILE)"
 #: How tokenizers call the token that fills up a text, where their file sets up no padding of its own.
 _PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>")
 
@@ -54,6 +57,7 @@ def load_tokenizer(path: Path) -> Any:
     try:
         return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as e:  # the package raises plain Exceptions
+        refuse_pointer_file(path)
         reason = " ".join(str(e).split())[:200]
         raise DataError(
             f"the tokenizer {path} cannot be read ({reason})",
@@ -94,7 +98,7 @@ class TextEncoder:
             raise UsageError(
                 "nothing says how many tokens the model takes: neither prepare.max_length, nor the model, nor the "
                 "tokenizer",
-                "give prepare.max_length, or prepare.pad: longest",
+                f"give prepare.max_length, or prepare.pad: longest {BARE}",
             )
         padding = self._tokenizer.padding or {}
         self._left = padding.get("direction", "right") == "left"
@@ -136,7 +140,7 @@ class TextEncoder:
         if fill and self._pad_id is None:
             raise UsageError(
                 f"the tokenizer {self.path} names no padding token",
-                "give prepare.pad_id, or prepare.pad: longest",
+                f"give prepare.pad_id, or prepare.pad: longest {BARE}",
             )
         before, after = (fill, 0) if self._left else (0, fill)
         columns = {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from edgekd.metrics.classification import macro_f1_sums, right_and_all
 from edgekd.tasks.classification import Classification, check_finite, chosen_output
 from edgekd.tasks.task import ModelIO, Prediction, Scores
 from edgekd.tasks.text import TextFeeder, check_feed, find_columns, is_text
+from edgekd.tasks.tokenizer import PREPARE_KEYS
 
 METRICS = ("entity_f1", "token_f1", "token_accuracy")
 #: Columns of words that are taken where ``prepare.text`` names none.
@@ -79,6 +80,7 @@ class TokenClassification:
         base: folder of relative references.
     """
 
+    prepare_keys: ClassVar[tuple[str, ...]] = (*PREPARE_KEYS, "tags")
     data: Mapping[str, str]
     metric: str = "entity_f1"
     base: Path | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from edgekd.artifact import Artifact, record_file
 from edgekd.errors import ModelError, PolicyError
 from edgekd.lazy import require
+from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.spec import TensorSpec
 from edgekd_onnx.runtime import dimension
 from edgekd_onnx.writing import one_line
@@ -41,6 +42,7 @@ def load_graph(path: Path) -> Any:
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror}", "check the path and its permissions") from e
     except (protobuf.DecodeError, RuntimeError, ValueError) as e:
+        refuse_pointer_file(path, ModelError)
         raise ModelError(f"cannot read {path} as ONNX ({one_line(e)})", _DAMAGED) from e
     if not model.HasField("graph") or not model.opset_import or not model.graph.output:
         raise ModelError(f"{path} holds no ONNX graph", _DAMAGED)

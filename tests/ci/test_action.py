@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -135,19 +136,114 @@ def test_an_error_before_a_verdict_is_told_and_no_earlier_verdict_is(
 ) -> None:
     stale = tmp_path / "run"
     stale.mkdir()
-    for name in ("run.json", "verdict.json"):
+    for name in ("run.json", "verdict.json", "report.md", "report.html", "junit.xml"):
         (stale / name).write_text('{"decision": "pass"}')
     job = runner.run(
         install="false", teacher="teacher.onnx", student="student.onnx", data="nowhere.npz", comment="true",
         out=str(stale),
     )  # fmt: skip
     assert job.failed == 2, job.log
-    assert (job.outputs["decision"], job.outputs["verdict"], job.outputs["junit"]) == ("error", "", "")
+    assert (job.outputs["decision"], job.outputs["verdict"]) == ("error", "")
+    assert not stale.exists()
+    root = ElementTree.parse(job.outputs["junit"]).getroot()
+    (case,) = root.iter("testcase")
+    assert (case.get("name"), root.get("errors"), root.get("failures")) == ("student", "1", "0")
+    assert "nowhere.npz" in case.find("error").get("message")  # type: ignore[union-attr, operator]
     assert "ERROR: wrong input" in forge.comments[0]["body"]
     assert "nowhere.npz" in forge.comments[0]["body"]
     assert "PASS" not in forge.comments[0]["body"]
     assert job.used == []
     assert "::error title=EdgeKD student: error::edgekd: error:" in job.log
+
+
+def test_a_folder_that_is_no_run_is_left_alone(runner: Runner, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "report.md").write_text("mine")
+    job = runner.run(install="false", student="student.onnx", max_size_mib="2", out=str(mine))
+    assert job.failed == 2, job.log
+    assert [(f.name, f.read_text()) for f in mine.iterdir()] == [("report.md", "mine")]
+
+
+def test_a_push_has_no_warning_about_a_comment(runner: Runner, forge: Forge, tmp_path: Path) -> None:
+    (tmp_path / "event.json").write_text(json.dumps({"ref": "refs/heads/main"}))
+    job = runner.run(install="false", student="student.onnx", max_size_mib="2")
+    assert job.failed is None, job.log
+    assert "edgekd: no comment: this job is not about a pull request" in job.log
+    assert not re.search(r"^::(warning|error|notice)", job.log, flags=re.M), job.log
+    assert "PASS" in job.summary
+    assert forge.comments == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.replace("quantize:", "quantise:"),
+        lambda t: t + "  accuracy: twice\n",
+        lambda t: t.replace("task: {", "task: {kind: regresion, "),
+    ],
+)
+def test_a_broken_recipe_updates_the_comment_of_the_recipe(
+    change: Callable[[str], str], runner: Runner, forge: Forge, models: Path
+) -> None:
+    forge.add_comment(f"{marker('digits-student')}\nPASS")
+    (models / "broken.yaml").write_text(change((models / "recipe.yaml").read_text()))
+    job = runner.run(install="false", recipe="broken.yaml")
+    assert job.failed == 2, job.log
+    (comment,) = forge.comments
+    assert "ERROR: wrong input" in comment["body"]
+
+
+def test_findings_are_shown_at_the_file_that_was_judged(
+    runner: Runner, forge: Forge, models: Path, tmp_path: Path
+) -> None:
+    """A stand-in runs the real gate, and then makes its verdict a refusal by policy."""
+    stub = tmp_path / "bin/edgekd"
+    stub.parent.mkdir()
+    stub.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, subprocess, sys\n"
+        f"code = subprocess.call([{str(Path(sys.executable).parent / 'edgekd')!r}, *sys.argv[1:]])\n"
+        "if sys.argv[1] not in ('gate', 'run'): sys.exit(code)\n"
+        "file = pathlib.Path(sys.argv[sys.argv.index('--out') + 1], 'verdict.json')\n"
+        "verdict = json.loads(file.read_text())\n"
+        "verdict['decision'] = 'error'\n"
+        "verdict['gates'][0].update(decision='error', error_kind='policy', reason='a pickle was refused')\n"
+        "file.write_text(json.dumps(verdict))\n"
+        "sys.exit(5)\n"
+    )
+    stub.chmod(0o755)
+    runner.environ = {**runner.environ, "PATH": f"{stub.parent}:{runner.environ['PATH']}"}
+    (models / "policy.yaml").write_text("gates: {size: {max_mib: 2}}\n")
+    for inputs, at in (
+        ({"student": "student.onnx", "max_size_mib": "2"}, "student.onnx"),
+        ({"student": str(models / "student.onnx"), "policy": str(models / "policy.yaml")}, "policy.yaml"),
+        ({"recipe": "./recipe.yaml", "baseline": "none.onnx", "first_run": "accept"}, "recipe.yaml"),
+    ):
+        job = runner.run(install="false", sarif="true", **inputs)
+        assert job.failed == 5, job.log
+        used = dict(job.used)
+        assert used[SARIF]["sarif_file"] == job.outputs["sarif"]
+        (result,) = json.loads(Path(job.outputs["sarif"]).read_text())["runs"][0]["results"]
+        where = result["locations"][0]["physicalLocation"]["artifactLocation"]
+        assert where == {"uri": at}
+        assert "a pickle was refused" in result["message"]["text"]
+
+
+def test_a_baseline_in_lfs_is_left_to_the_step_that_fetches_it(
+    runner: Runner, forge: Forge, models: Path
+) -> None:
+    pointer = (models / "pointer.onnx").read_text()
+    (models / "lfs.yaml").write_text(
+        (models / "recipe.yaml").read_text().replace("nowhere.onnx", "pointer.onnx")
+    )
+    refused = runner.run(install="false", recipe="lfs.yaml")
+    assert "the baseline" in forge.comments[0]["body"]
+    assert "pointer.onnx is a Git LFS pointer" in forge.comments[0]["body"]
+    assert "baseline" not in refused.ran
+    job = runner.run(install="false", recipe="lfs.yaml", baseline="pointer.onnx")
+    assert job.steps["check"]["code"] == "0", job.log
+    assert "baseline" in job.ran
+    assert (models / "pointer.onnx").read_text() == pointer
 
 
 def test_the_first_run_and_then_a_release_as_the_baseline(runner: Runner, forge: Forge, models: Path) -> None:
@@ -201,7 +297,14 @@ def test_a_recipe_of_built_models_finds_its_baseline_in_the_environment(runner: 
         ({}, "nothing to gate"),
         ({"student": "student.onnx", "recipe": "recipe.yaml"}, "both a recipe and a student"),
         ({"recipe": "recipe.yaml", "max_size_mib": "2"}, "the action was also given --max-size-mib"),
-        ({"student": "pointer.onnx"}, "pointer.onnx is a Git LFS pointer"),
+        ({"student": "pointer.onnx"}, "the model pointer.onnx is a Git LFS pointer"),
+        ({"student": "student.onnx", "data": "pointer.onnx#0:9"}, "pointer.onnx is a Git LFS pointer"),
+        (
+            {"student": "student.onnx", "teacher_evaluation": "pointer.onnx"},
+            "pointer.onnx is a Git LFS pointer",
+        ),
+        ({"student": "student.onnx", "args": "--teacher\npointer.onnx"}, "pointer.onnx is a Git LFS pointer"),
+        ({"student": "student.onnx", "args": "--data=pointer.onnx"}, "pointer.onnx is a Git LFS pointer"),
         ({"student": "student.onnx", "name": "a b --> @x"}, "the input name is not of letters"),
         ({"student": "$(touch injected).onnx; touch injected", "data": "`touch injected`"}, "edgekd: error:"),
     ],
@@ -212,13 +315,17 @@ def test_wrong_inputs_are_one_clear_line(
     job = runner.run(install="false", **inputs)
     assert job.failed == 2, job.log
     assert says in forge.comments[0]["body"]
+    assert len(list(ElementTree.parse(job.outputs["junit"]).getroot().iter("error"))) == 1
     assert not (models / "injected").exists()
 
 
 def test_without_edgekd_the_machine_is_at_fault(runner: Runner) -> None:
     runner.environ = {**runner.environ, "PATH": "/usr/bin:/bin"}
-    job = runner.run(install="false", student="student.onnx")
+    job = runner.run(install="false", student="models/student<b>.onnx")
     assert job.failed == 4, job.log
+    assert "# models/student_b_.onnx: ⚠️ ERROR: the machine, not the model\n" in job.summary
+    assert "This is not a pass." in job.summary
+    assert "of an earlier run" in job.summary
     assert (job.outputs["decision"], job.outputs["exit-code"]) == ("error", "4")
     assert "no edgekd is on the PATH" in job.log
 
@@ -236,6 +343,7 @@ def test_installing_takes_an_environment_of_its_own(runner: Runner, tmp_path: Pa
     runner.answers = {**runner.answers, "actions/setup-python": {"python-path": str(stub)}}
     job = runner.run(student="nowhere.onnx", edgekd_version="1.2.3", extras="ort,data")
     assert job.used[0] == ("actions/setup-python", {"python-version": "3.12"})
+    assert "could not be set up" not in job.summary
     work = job.steps["setup"]["work"]
     assert (tmp_path / "asked").read_text().splitlines() == [
         f"-m venv {work}/venv",
@@ -244,9 +352,16 @@ def test_installing_takes_an_environment_of_its_own(runner: Runner, tmp_path: Pa
     assert job.steps["setup"]["edgekd"] == f"{work}/venv/bin/edgekd"
 
 
+#: Left to the input `args`: how a run is carried out, and what the action sets or reads itself.
+LEFT_TO_ARGS = {
+    "--help", "--weights", "--batch", "--timeout", "--memory-limit-mib", "--scenario", "--percentile", "--min-duration",
+    "--min-count", "--samples-per-query", "--max-batch", "--bound-ms", "--target-qps", "--arrival-seed", "--remeasure",
+    "--out", "--junit", "--markdown", "--json",
+}  # fmt: skip
+
+
 def test_every_option_that_the_action_passes_exists() -> None:
     import argparse
-    import re
 
     from edgekd.cli import gate
 
@@ -258,6 +373,29 @@ def test_every_option_that_the_action_passes_exists() -> None:
     passed = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
     assert len(passed) > 20
     assert passed <= known
+    assert known - passed - {"-h"} <= LEFT_TO_ARGS
+    inputs = set(load_action(Path(__file__).resolve().parents[2] / "action.yml")["inputs"])
+    assert {o.removeprefix("--") for o in passed} - inputs <= {"out", "junit"}
+
+
+def test_options_reach_the_gate_as_they_were_given(runner: Runner, tmp_path: Path) -> None:
+    stub = tmp_path / "bin/edgekd"
+    stub.parent.mkdir()
+    stub.write_text(
+        f'#!/bin/bash\nif [[ $1 == gate ]]; then printf "%s\\n" "$@" >{tmp_path}/asked; exit 1; fi\n'
+        f'exec {Path(sys.executable).parent}/edgekd "$@"\n'
+    )
+    stub.chmod(0o755)
+    runner.environ = {**runner.environ, "PATH": f"{stub.parent}:{runner.environ['PATH']}"}
+    runner.run(
+        install="false", student="s.onnx", prepare="student:a b.yaml\nteacher:c.yaml", slice="class\nsize",
+        args="--batch\n4\n--scenario\noffline", cluster="speaker",
+    )  # fmt: skip
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked[:9] == [
+        "gate", "--student", "s.onnx", "--prepare", "student:a b.yaml", "--prepare", "teacher:c.yaml", "--slice", "class",
+    ]  # fmt: skip
+    assert asked[9:17] == ["--slice", "size", "--cluster", "speaker", "--batch", "4", "--scenario", "offline"]
 
 
 def test_every_input_is_used_and_none_stands_in_a_script(repository: Path) -> None:
@@ -286,7 +424,7 @@ def test_the_action_is_linted(module: str, repository: Path, tmp_path: Path) -> 
             if "run" in step:
                 (tmp_path / f"{i}.sh").write_text("#!/bin/bash\nset -eo pipefail\n" + step["run"])
                 scripts.append(str(tmp_path / f"{i}.sh"))
-        assert len(scripts) == 7
+        assert len(scripts) == 8
         commands = [["shellcheck", *scripts]]
     for command in commands:
         tool = bin_folder / command[0]

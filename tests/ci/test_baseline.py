@@ -14,8 +14,8 @@ from fixtures_forge import REPOSITORY, Forge, serving
 
 from edgekd.ci.api import Api
 from edgekd.ci.baseline import Baseline, fetch_baseline, parse_source
-from edgekd.ci.lfs import is_pointer_file
 from edgekd.errors import EXIT_INFRASTRUCTURE, EdgeKDError, InfrastructureError, PolicyError, UsageError
+from edgekd.lfs_pointer import is_pointer_file
 
 MODEL = b"the model of the last release" * 100
 HAS_LFS = subprocess.run(["git", "lfs", "version"], capture_output=True).returncode == 0

@@ -35,6 +35,7 @@ def environ(forge: Forge, tmp_path: Path) -> dict[str, str]:
 def say_all(
     environ: Mapping[str, str], tmp_path: Path, log: str = "first", name: str = "digits"
 ) -> tuple[bool, list[str]]:
+    """Whether a comment was written, and the lines: what somebody should see is marked with `!`."""
     said: list[str] = []
     outcome = Outcome(
         name=name,
@@ -43,7 +44,10 @@ def say_all(
         log=f"edgekd: error: {log}",
         evidence_url="https://github.example/artifact/7",
     )
-    return tell(outcome, environ=environ, comments=True, say=said.append), said
+    told = tell(
+        outcome, environ=environ, comments=True, say=said.append, warn=lambda line: said.append(f"!{line}")
+    )
+    return told, said
 
 
 def test_a_second_run_updates_the_comment_of_the_first(
@@ -91,24 +95,23 @@ def test_a_fork_has_the_summary(forge: Forge, environ: dict[str, str], tmp_path:
     forge.may_write = False
     told, said = say_all(environ, tmp_path)
     assert (told, forge.comments) == (False, [])
-    assert said == ["no comment: GitHub answered 403 Resource not accessible by integration"]
+    assert said == ["!no comment: GitHub answered 403 Resource not accessible by integration"]
     assert "first" in Path(environ["GITHUB_STEP_SUMMARY"]).read_text()
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"EDGEKD_TOKEN": ""}, "there is no token"),
-        ({"GITHUB_EVENT_PATH": ""}, "not about a pull request"),
-        ({"GITHUB_REPOSITORY": "team/hidden"}, "404 Not Found"),
+        ({"EDGEKD_TOKEN": ""}, "no comment: there is no token"),
+        ({"GITHUB_EVENT_PATH": ""}, "no comment: this job is not about a pull request"),
+        ({"GITHUB_REPOSITORY": "team/hidden"}, "!no comment: GitHub answered 404 Not Found"),
     ],
 )
 def test_where_no_comment_is_possible_the_summary_has_it(
     change: dict[str, str], says: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
     told, said = say_all({**environ, **change}, tmp_path)
-    assert not told
-    assert says in said[0]
+    assert (told, said) == (False, [says])
     assert "first" in Path(environ["GITHUB_STEP_SUMMARY"]).read_text()
 
 
@@ -156,6 +159,7 @@ def test_a_forge_that_is_down_changes_no_exit_code(
     forge.faults += [("GET", "/comments", 429, {"Retry-After": "900"}, "later")]
     told, said = say_all(environ, tmp_path)
     assert not told
+    assert said[0].startswith("!no comment: ")
     assert "asks to wait 900 s" in said[0]
 
 
@@ -179,13 +183,12 @@ def test_a_merge_request_has_one_note(forge: Forge, gitlab: dict[str, str], tmp_
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"EDGEKD_GITLAB_TOKEN": ""}, "no token (EDGEKD_GITLAB_TOKEN)"),
-        ({"CI_MERGE_REQUEST_IID": ""}, "not about a merge request"),
+        ({"EDGEKD_GITLAB_TOKEN": ""}, "no comment: there is no token (EDGEKD_GITLAB_TOKEN)"),
+        ({"CI_MERGE_REQUEST_IID": ""}, "no comment: this job is not about a merge request"),
     ],
 )
 def test_without_a_token_or_a_merge_request_there_is_no_note(
     change: dict[str, str], says: str, gitlab: dict[str, str], forge: Forge, tmp_path: Path
 ) -> None:
     told, said = say_all({**gitlab, **change}, tmp_path)
-    assert (told, forge.asked) == (False, [])
-    assert says in said[0]
+    assert (told, said, forge.asked) == (False, [says], [])

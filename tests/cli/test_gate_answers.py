@@ -221,3 +221,70 @@ def test_judged_again_under_other_questions(
     ]
     assert "--naive N" in found[2]["reason"]
     assert {g["gate"] for g in found[5:]} == {"slice:class"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--float32", "four.onnx"),
+        ("--cluster", "site"),
+        ("--metric", "f1"),
+        ("--task", "regression"),
+        ("--first-run", "accept"),
+        ("--remeasure",),
+        ("--prepare", "p.yaml"),
+        ("--timeout", "3"),
+        ("--min-duration", "3"),
+        ("--slice", "class"),
+    ],
+)
+def test_a_stored_run_takes_no_option_that_collects(
+    gate: Any, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate("--student", "three.onnx", "--teacher", "teacher.onnx")
+    assert main(["gate", "run", *option]) == 2
+    assert option[0] in (err := capsys.readouterr().err) or "come from --policy" in err
+
+
+def test_a_teacher_evaluation_of_another_model_is_refused(
+    gate: Any, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate("--student", "three.onnx", "--teacher", "teacher.onnx")  # its folder is the current one
+    assert main(["eval", "four.onnx", "--data", "test.npz", "-o", "four.json"]) == 0
+    options = ["--teacher-evaluation", "four.json", "--student", "three.onnx", "--data", "test.npz"]
+    assert main(["gate", *options, "--teacher", "teacher.onnx", "--out", "never"]) == 2
+    assert "another model" in capsys.readouterr().err
+
+
+def test_a_regression_has_no_usual_margin(
+    place: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    models = ["--student", "three.onnx", "--teacher", "teacher.onnx", "--data", "test.npz", "--out", "never"]
+    for more in ([], ["--max-accuracy-drop", "2", "--slice", "site"]):
+        assert main(["gate", *models, "--task", "regression", *more]) == 2
+        assert "no usual margin" in capsys.readouterr().err
+
+
+def test_prepare_keys_for_a_model_that_comes_without(gate: Any, place: Path) -> None:
+    (place / "data.yaml").write_text("size: 4\n")
+    code, _, err = gate(
+        "--student", "three.onnx", "--teacher", "teacher.onnx", "--task", "image-classification",
+        "--prepare", "student:data.yaml",
+    )  # fmt: skip
+    assert code in (0, 1), err
+    (place / "data.yaml").write_text("sise: 4\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        asked = [
+            "--student",
+            "three.onnx",
+            "--teacher",
+            "teacher.onnx",
+            "--data",
+            "test.npz",
+            "--out",
+            "never",
+        ]
+        code = main(["gate", *asked, "--task", "image-classification", "--prepare", "student:data.yaml"])
+    assert code == 2

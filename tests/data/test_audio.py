@@ -53,6 +53,22 @@ def test_a_damaged_recording_is_one_line(folder: Path) -> None:
         list(open_source(str(folder)))
 
 
+def test_a_recording_that_is_cut_short_is_refused_and_one_with_notes_read(folder: Path) -> None:
+    whole = (folder / "yes" / "b.wav").read_bytes()
+    notes = b"note" + (4).to_bytes(4, "little") + b"abcd"
+    size = (len(whole) + len(notes) - 8).to_bytes(4, "little")
+    (folder / "yes" / "b.wav").write_bytes(whole[:4] + size + whole[8:] + notes)
+    assert [len(e.inputs["audio"]) for e in open_source(str(folder))] == [5, 3, 4]
+    (folder / "yes" / "b.wav").write_bytes(whole[:-4])
+    with pytest.raises(
+        DataError, match=r"cannot read .*b\.wav \(Reached EOF prematurely.*; remove or replace"
+    ):
+        list(open_source(str(folder)))
+    (folder / "yes" / "b.wav").write_bytes(whole[:4] + bytes(4) + whole[8:])
+    with pytest.raises(DataError, match=r"cannot read .*b\.wav \("):
+        list(open_source(str(folder)))
+
+
 def test_rows_of_different_lengths(tmp_path: Path) -> None:
     audio = np.arange(10, dtype=np.int16)
     np.savez(

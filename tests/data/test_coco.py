@@ -101,11 +101,22 @@ def change(path: str, to: Any) -> dict[str, Any]:
         (change("categories", []), "names no category"),
         (change("images", [3]), "'images' does not hold objects"),
         (change("images.1.id", 42), "'images' has the id 42 twice"),
-        (change("images.1.id", "7"), "'images' holds the id '7'; ids are whole numbers"),
+        (change("images.1.id", "7"), "json: 'images', entry 2, holds the id '7'; ids are whole numbers"),
+        (change("images.1.id", None), "json: 'images', entry 2, has no id; ids are whole numbers"),
+        (change("categories.0.id", 2**70), "'categories', entry 1, holds the id"),
+        (change("categories.0.id", [1]), r"'categories', entry 1, holds the id \[1\]"),
+        ("[" * 100_000, "as JSON"),
         (change("images.1.file_name", None), "image 7 has no file_name"),
         (change("images.0.width", 80), "has 8 x 6 pixels, annotations.json says 80 x 6"),
         (change("images.0.file_name", "gone.png"), "gone.png"),
         (change("annotations.0.image_id", 8), "annotation 1: no image has the id 8"),
+        (
+            change("annotations.0.image_id", [1]),
+            r"json, annotation 1: image_id is \[1\]; ids are whole numbers",
+        ),
+        (change("annotations.1.category_id", {}), r"json, annotation 2: category_id is \{\}; ids are whole"),
+        (change("annotations.1.category_id", None), "annotation 2: category_id is None"),
+        (change("annotations.0.bbox", [1, 10**400, 1, 3]), "annotation 1: bbox is"),
         (change("annotations.1.category_id", 4), "annotation 2: no category has the id 4"),
         (change("annotations.0.bbox", [1, 2, 3]), r"bbox is \[1, 2, 3\]; expected \[x, y, width, height\]"),
         (change("annotations.0.bbox", [1, 2, 0, 3]), "sizes above 0"),
@@ -118,6 +129,12 @@ def test_a_broken_file_is_one_line(place: Path, value: Any, message: str) -> Non
     with pytest.raises(DataError, match=message) as caught:
         list(open_source("coco:annotations.json:images", place))
     assert "\n" not in str(caught.value)
+
+
+def test_the_digest_of_a_file_without_ids_is_the_same_line(place: Path) -> None:
+    write(place, change("images.1.id", None))
+    with pytest.raises(DataError, match="'images', entry 2, has no id"):
+        _ = open_source("coco:annotations.json:images", place).digest
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,30 @@ def test_python_sources_refused(folder: Path) -> None:
         open_source("python:ds_wrong:absent", folder)
     with pytest.raises(UsageError, match="neither rows nor a split"):
         open_source("python:ds_wrong:three#train", folder)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 123\n".format("a" * 64)
+
+
+@pytest.mark.parametrize("name", ["d.npz", "d.csv", "d.jsonl", "d.parquet", "coco:notes.json"])
+def test_a_git_lfs_pointer_is_not_the_file(folder: Path, name: str) -> None:
+    file = name.removeprefix("coco:")
+    (folder / file).write_text(POINTER)
+    with pytest.raises(DataError, match=rf"{file} is a Git LFS pointer, not the file; run `git lfs pull`"):
+        open_source(name, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("a.png", "PIL.Image"), ("a.wav", "scipy.io.wavfile"), ("a.jpg", "PIL.Image")]
+)
+def test_a_git_lfs_pointer_in_a_folder_of_classes(folder: Path, name: str, module: str) -> None:
+    pytest.importorskip(module)
+    (folder / "files" / "cat").mkdir(parents=True)
+    (folder / "files" / "cat" / name).write_text(POINTER)
+    with pytest.raises(DataError, match=rf"{name} is a Git LFS pointer, not the file"):
+        list(open_source("files", folder))
+
+
+def test_a_table_that_tells_of_git_lfs_is_a_table(folder: Path) -> None:
+    (folder / "d.csv").write_text("text,label\n" + POINTER.splitlines()[0] + ",1\n")
+    assert [e.label for e in open_source("d.csv", folder)] == [1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.artifact import Artifact
 from edgekd.data.example import Example
-from edgekd.errors import DataError, EdgeKDError, ModelError
+from edgekd.errors import DataError, EdgeKDError, ModelError, UsageError
 from edgekd.evaluate import EvaluationRequest, evaluate
 from edgekd.evaluate.operations import batches, run_batch
 from edgekd.evidence import Evaluation
@@ -255,6 +256,68 @@ def test_an_output_without_a_batch_is_run_one_by_one_or_refused() -> None:
     assert [m["total"].tolist() for m in made] == [[[i, i, i]] for i in range(4)]
     with pytest.raises(ModelError, match=r"'total' has shape \(1, 3\) for a batch of 4; .*batch 1"):
         run_batch(_Summing(), feeds, 4)  # type: ignore[arg-type]
+
+
+SCALED = {"layout": "NT"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "prepare", "words"),
+    [
+        (
+            "time-series",
+            {"x": np.ones((2, 8, 2, 2), np.float32)},
+            SCALED,
+            "example r0: a series of shape (8, 2, 2)",
+        ),
+        (
+            "keyword-spotting",
+            {"x": np.ones((2, 8, 2), np.int16)},
+            SCALED,
+            "example r0: a recording of shape (8, 2)",
+        ),
+        (
+            "keyword-spotting",
+            {"x": np.ones(10, np.float32), "x_offsets": [0, 10, 10]},
+            SCALED,
+            "example r1: the recording is empty; mend or drop it",
+        ),
+        (
+            "regression",
+            {"x": np.ones((2, 3), np.float32)},
+            {"std": 1},
+            "example r0: input 'x' has shape (1, 3)",
+        ),
+    ],
+)
+def test_what_cannot_be_prepared_names_its_example_once(
+    run: Callable[..., Evaluation], tmp_path: Path, kind: str, rows: dict[str, Any], prepare: Any, words: str
+) -> None:
+    opened = open_reference(
+        str(write_model(tmp_path / "m.onnx")), weights=None, base=None, store=StageStore(tmp_path / "c")
+    )
+    assert isinstance(opened, Artifact)
+    task = TaskSpec(kind=kind, data={"test": "rows.npz"}, base=str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        run(
+            {**rows, "label": np.zeros(2), "id": np.asarray(["r0", "r1"])},
+            task=task,
+            artifact=replace(opened, prepare=prepare),
+        )
+    assert str(caught.value).startswith(f"student (m.onnx): {words}")
+    assert str(caught.value).count("example r") == 1
+
+
+def test_a_key_that_does_not_fit_names_its_model(run: Callable[..., Evaluation], tmp_path: Path) -> None:
+    opened = open_reference(
+        str(write_model(tmp_path / "m.onnx")), weights=None, base=None, store=StageStore(tmp_path / "c")
+    )
+    assert isinstance(opened, Artifact)
+    task = TaskSpec(kind="regression", data={"test": "rows.npz"}, base=str(tmp_path))
+    with pytest.raises(UsageError) as caught:
+        run(make_rows(2), task=task, artifact=replace(opened, prepare={"std": 0}))
+    assert str(caught.value) == "student (m.onnx): prepare.std is 0; expected numbers above 0"
+    assert caught.value.exit_code == 2
 
 
 class _Lengths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from edgekd.evidence import (
     save_evaluation,
     save_measurement,
 )
+from edgekd.evidence.evaluation import rows_to_bytes
 from edgekd.evidence.run import AbsentTarget
 from edgekd.files import sha256_file
 
@@ -244,3 +246,46 @@ def test_a_damaged_index_is_refused(tmp_path: Path, damage: dict[str, Any]) -> N
     (tmp_path / "run.json").write_text(json.dumps({k: v for k, v in value.items() if v is not ...}))
     with pytest.raises(EvidenceError, match=r"run.json is not a whole run index"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"scores": np.ones((4, 2))}, "'score' holds float64 of 2 dimensions"),
+        ({"scores": np.asarray(["a", "b", "c", "d"])}, "'score' holds"),
+        ({"logits": np.asarray([["a"]] * 4)}, "'logits' holds"),
+        ({"statistics": {"sums": np.ones((4, 5))}, "aggregate": "f1"}, "3 columns, there are 5"),
+        ({"statistics": {"sums": np.ones((4, 4))}, "aggregate": "macro_f1"}, "a multiple of 3 columns"),
+        ({"aggregate": "wer"}, "'wer', which this version does not know"),
+    ],
+)
+def test_rows_of_kinds_that_no_evaluation_has_are_refused(tmp_path, changes, says):
+    path = tmp_path / "evaluation.json"
+    save_evaluation(make_evaluation(n=4), path)
+    value = json.loads(path.read_text())
+    broken = replace(make_evaluation(n=4), **changes)
+    path.with_suffix(".npz").write_bytes(rows_to_bytes(broken))
+    value.update(rows_sha256=sha256_file(path.with_suffix(".npz")), aggregate=broken.aggregate)
+    path.write_text(json.dumps(value))
+    with pytest.raises(EvidenceError, match=re.escape(says)):
+        load_evaluation(path).mean  # noqa: B018
+
+
+def test_a_document_that_its_rows_contradict_is_refused(tmp_path):
+    path = tmp_path / "evaluation.json"
+    save_evaluation(make_evaluation(n=40), path)
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({**value, "mean": 0.1}))
+    with pytest.raises(EvidenceError, match=r"says top1 0\.1, its rows make 0\.9"):
+        load_evaluation(path)
+
+
+def test_rows_that_are_no_archive_are_refused(tmp_path):
+    path = tmp_path / "evaluation.json"
+    save_evaluation(make_evaluation(n=40), path)
+    for content in (b"", b"PK\x03\x04nonsense"):
+        path.with_suffix(".npz").write_bytes(content)
+        value = json.loads(path.read_text())
+        path.write_text(json.dumps({**value, "rows_sha256": sha256_file(path.with_suffix(".npz"))}))
+        with pytest.raises(EvidenceError, match="not a whole evaluation"):
+            load_evaluation(path)

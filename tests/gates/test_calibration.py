@@ -35,7 +35,7 @@ def test_equal_width_is_the_plain_definition(n, seed):
 
 
 def test_a_model_that_is_always_sure_and_right_half_the_time():
-    confidences, right = np.full(100, 0.9), np.arange(60) % 2 == 0
+    confidences, right = np.full(100, 0.9), np.arange(100) % 2 == 0
     for edges in (width_edges(), mass_edges(confidences)):
         assert expected_calibration_error(confidences, right, edges) == pytest.approx(0.4)
 

@@ -75,3 +75,42 @@ def test_its_own_reference_is_not_displaced():
     one = make_evaluation(n=10)
     (gate,) = judge_fidelity(one, one, limits={"flips": 0.01})
     assert (gate.decision, gate.method) == ("pass", "identity")
+
+
+def test_the_same_file_that_answers_otherwise_is_displaced():
+    one = make_evaluation(n=N)
+    (gate,) = judge_fidelity(one, make_evaluation(n=N, lost=400, gained=0), limits={"flips": 0.05})
+    assert gate.decision == "reject"
+
+
+def test_graded_answers_have_no_flips():
+    def number(seed, artifact):
+        answers = np.random.RandomState(seed).normal(0, 1, N)
+        sums = np.stack([np.abs(answers), np.ones(N)], axis=1)
+        return make_evaluation(
+            n=N, logits=None, predictions=answers, labels=np.zeros(N) + np.arange(N), scores=-np.abs(answers),
+            metric="mae", error=True, unit="mm", statistics={"sums": sums}, artifact=artifact,
+        )  # fmt: skip
+
+    (gate,) = judge_fidelity(number(0, OWN), number(1, "sha256:" + "b" * 64), limits={"flips": 0.1})
+    assert (gate.decision, gate.error_kind) == ("error", "input")
+    assert "flips mean nothing" in gate.reason
+
+
+def test_a_greatest_value_of_a_few_examples_is_no_bound():
+    few = {"n": 12, "right": 0.5}
+    (gate,) = judge_fidelity(
+        make_evaluation(**few, artifact=OWN), make_evaluation(**few, gained=1), limits={"kl_max": 99.0}
+    )
+    assert gate.decision == "inconclusive"
+
+
+def test_clusters_are_not_counted_as_examples_that_would_decide():
+    groups = np.repeat([f"c{i:02}" for i in range(40)], N // 40)
+    float32, student = (
+        make_evaluation(n=N, artifact=OWN, clusters=groups),
+        make_evaluation(n=N, lost=95, gained=95, clusters=groups),
+    )
+    (gate,) = judge_fidelity(float32, student, limits={"flips": 0.05})
+    assert gate.decision == "inconclusive"
+    assert "more clusters would decide" in gate.reason

@@ -38,6 +38,7 @@ def test_a_good_run_passes(tmp_path):
             ("select", "teacher"),
             ("select", "student-float32"),
             ("select", "latency-student-float32"),
+            ("select", "student-int8"),
             ("test", "teacher"),
             ("test", "student-int8"),
             ("test", "latency-student-int8"),
@@ -284,3 +285,76 @@ def test_selection_prefers_the_faster_within_the_margin(tmp_path):
 def test_the_index_comes_back(tmp_path):
     run = make_run(tmp_path, optional=["cuda:tensorrt"])
     assert load_run(tmp_path) == run
+
+
+def redirect(folder, **changes):
+    """Edit run.json's index of the selected candidate's evidence."""
+    path = folder / "run.json"
+    value = json.loads(path.read_text())
+    chosen = next(c for c in value["candidates"] if c["test"])
+    chosen["test"]["accuracy"]["references"].update(changes.pop("references", {}))
+    value.update(changes)
+    path.write_text(json.dumps(value))
+    return load_run(folder), chosen
+
+
+def test_a_reference_that_the_run_does_not_name_is_an_error(tmp_path):
+    make_run(tmp_path)
+    run, chosen = redirect(tmp_path)
+    run, _ = redirect(tmp_path, references={"float32": chosen["test"]["accuracy"]["candidate"]})
+    verdict = judge_run(tmp_path, run, policy(accuracy={"against": "float32"}))
+    gate = by_name(verdict)["accuracy"]
+    assert (gate.decision, gate.error_kind) == ("error", "input")
+    assert "does not say which model was evaluated as float32" in gate.reason
+    run = replace(load_run(tmp_path), references={"float32": chosen["artifact"]})
+    gate = by_name(judge_run(tmp_path, run, policy(accuracy={"against": "float32"})))["accuracy"]
+    assert gate.decision == "error"
+    assert "calls the int8 student its own float32" in gate.reason
+
+
+def test_the_teacher_is_the_one_that_the_run_was_made_with(tmp_path):
+    make_run(tmp_path)
+    _, chosen = redirect(tmp_path)
+    run, _ = redirect(tmp_path, references={"teacher": chosen["test"]["accuracy"]["candidate"]})
+    run = replace(run, references={"naive": "x"})
+    gate = by_name(judge_run(tmp_path, run, policy()))["accuracy"]
+    assert gate.decision == "error"
+    assert "evidence of" in gate.reason
+
+
+def test_rows_that_were_chosen_by_are_not_judged_on(tmp_path):
+    """The same rows under another name of the split."""
+    from edgekd.evidence.evaluation import load_evaluation, save_evaluation
+
+    make_run(tmp_path)
+    run = load_run(tmp_path)
+    chosen = next(c for c in run.candidates if c.test)
+    for path in (chosen.test.accuracy.candidate, *chosen.test.accuracy.references.values()):
+        select = load_evaluation(tmp_path / chosen.select.accuracy.candidate)
+        save_evaluation(replace(load_evaluation(tmp_path / path), data=select.data), tmp_path / path)
+    gate = by_name(judge_run(tmp_path, run, policy()))["accuracy"]
+    assert gate.decision == "error"
+    assert "of the same rows" in gate.reason
+
+
+def test_a_run_of_the_first_version_is_judged_as_before(tmp_path):
+    """Its index knows one reference by the name `baseline`, and its evaluations no statistics."""
+    make_run(tmp_path)
+    before = judge_run(tmp_path, load_run(tmp_path), policy())
+    path = tmp_path / "run.json"
+    value = json.loads(path.read_text())
+    value.pop("references")
+    for candidate in value["candidates"]:
+        for evidence in (candidate["select"], candidate["test"]):
+            if evidence is not None:
+                evidence.pop("failures")
+                evidence["accuracy"] = {k: evidence["accuracy"][k] for k in ("baseline", "candidate")}
+    path.write_text(json.dumps(value))
+    for document in (tmp_path / "evidence").rglob("*.json"):
+        found = json.loads(document.read_text())
+        if found["schema"] == "edgekd.evaluation/1":
+            for key in ("aggregate", "error", "unit"):
+                found.pop(key)
+            document.write_text(json.dumps(found))
+    after = judge_run(tmp_path, load_run(tmp_path), policy())
+    assert [g.to_json() for g in after.gates] == [g.to_json() for g in before.gates]

@@ -33,7 +33,8 @@ def test_every_value_is_a_gate():
     assert [g.gate for g in gates] == ["slice:site"] * 10
     assert {g.decision for g in gates} == {"pass"}
     assert gates[0].limit == -0.03
-    assert gates[0].detail["simultaneous_over"] == 10
+    assert gates[0].detail["slices"] == 10
+    assert 0.95 < gates[0].detail["upper_confidence"] <= 0.995
 
 
 def test_a_damaged_slice_is_rejected_and_the_others_are_not():
@@ -115,3 +116,40 @@ def test_slices_of_other_scores_are_bootstrapped():
     found = by_value(judge_slices(one, two))
     assert (found["a"].decision, found["b"].decision) == ("pass", "reject")
     assert found["b"].method == "bca-bootstrap-bonferroni"
+
+
+def test_nobody_right_anywhere_is_inconclusive():
+    slices = {"site": np.repeat(["a", "b"], N // 2)}
+    zero = {"scores": np.zeros(N), "slices": slices}
+    gates = judge_slices(make_evaluation(n=N, name="t", **zero), make_evaluation(n=N, **zero))
+    assert [g.decision for g in gates] == ["inconclusive"]
+
+
+@pytest.mark.parametrize("drop", [1.0, 2.0])
+def test_a_margin_that_allows_anything_is_an_error(drop):
+    gates = judge_slices(*pair("s03", 900), max_drop=drop)
+    assert {(g.decision, g.error_kind) for g in gates} == {("error", "input")}
+    assert "write 0.03 for three points" in gates[0].reason
+
+
+def test_the_bound_that_is_shown_is_the_one_that_decides():
+    for lost in range(60, 140, 4):
+        for gate in judge_slices(*pair("s03", lost)):
+            assert (gate.decision == "reject") == (gate.interval[1] < gate.limit), (lost, gate.reason)
+
+
+def test_a_small_slice_that_lost_everything_is_no_pass():
+    """Three examples of three: too few to gate, far more than chance."""
+    teacher, student = pair()
+    tiny = teacher.slices["site"].astype("<U8")
+    rows = np.flatnonzero((teacher.scores == 1) & (student.scores == 1))[:3]
+    tiny[rows] = "tiny"
+    after = student.scores.copy()
+    after[rows] = 0
+    made = [
+        make_evaluation(n=N, scores=s, slices={"site": tiny}, name=n)
+        for s, n in ((teacher.scores, "t"), (after, "s"))
+    ]
+    gate = by_value(judge_slices(*made))["tiny"]
+    assert gate.decision == "inconclusive"
+    assert "more than chance" in gate.reason

@@ -258,3 +258,16 @@ def test_a_stored_teacher_evaluation_on_other_data_is_refused(
             out=tmp_path / "out",
             store=StageStore(tmp_path / "cache"),
         )
+
+
+def test_feeds_that_cannot_be_made_name_model_and_example(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.zeros((2, 4, 2), np.int16), id=["r0", "r1"], label=np.zeros(2))
+    feeds = Feeds(task=TaskSpec(kind="keyword-spotting", data={"test": "rows.npz"}, base=str(tmp_path)))
+    model = Artifact(
+        folder=tmp_path, entry="m.onnx", format="onnx", dtype="float32", files=(),
+        inputs=(TensorSpec(name="x", dtype="float32", shape=("n", 4)),), outputs=(), prepare={"layout": "NT"},
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"^student \(m\.onnx\): example r0: a recording of shape \(4, 2\)"):
+        feeds.of(model, "student", 1)
+    with pytest.raises(UsageError, match=r"^teacher \(m\.onnx\): prepare key 'meen' is not known"):
+        feeds.of(replace(model, prepare={"meen": 1}), "teacher", 1)

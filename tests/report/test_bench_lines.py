@@ -36,7 +36,7 @@ def test_one_restart_has_no_interval():
     found = text(stream(restarts=1))
     assert "[" not in found
     assert "x of teacher" in found
-    assert closing_line(stream(restarts=1)) == "1 restarts, 0 redrawn"
+    assert closing_line(stream(restarts=1)) == "1 restart, 0 redrawn"
 
 
 def test_another_percentile_gets_a_column_of_its_own():

@@ -135,3 +135,21 @@ def test_what_distillation_gained_over_the_controls(seeds, best, said):
     found = blame(table([-0.6], naive=control))
     assert found.startswith("Distillation is to blame")
     assert found.endswith(said)
+
+
+def test_a_hop_that_changed_nothing_has_no_bounds_and_hinders_no_blame():
+    """The same answers give the bootstrap nothing to resample: an exact zero, without bounds."""
+    chain = table([-0.6, 0.0])
+    rows = list(chain.rows)
+    rows[2] = ChainRow(
+        **{f: getattr(rows[2], f) for f in ChainRow.__slots__} | {"step": difference(0.0, None)}
+    )
+    said = blame(ChainTable(metric="mae", split="test", rows=tuple(rows), naive=None, ends=(2,)))
+    assert said.startswith("Distillation is to blame: it cost 0.60 points")
+    assert blame(table([0.0], half=None, total=difference(0.0, None))).startswith("No hop can be blamed")
+    assert "not every hop has a difference with bounds" in blame(table([-0.6], half=None))
+
+
+def test_one_example_is_no_plural():
+    assert "on 1 example," in blame(table([0.0], n=1))
+    assert "on 2 examples," in blame(table([0.0], n=2))

@@ -13,7 +13,7 @@ from edgekd.gates.bootstrap import bca_bounds
 from edgekd.gates.tango import tango_interval
 from edgekd.metrics import SUMS
 from edgekd.report.chain import chain_table, ends_of, link_hops, paired_difference, table_of
-from edgekd.report.words import chain_rows, chain_sentences
+from edgekd.report.words import chain_rows, chain_sentences, metric_header
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,33 @@ def test_a_chain_that_lacks_hops(made, hops, ends, what):
     assert chain_sentences(table) == [] if what is None else chain_sentences(table)
 
 
+def test_a_float32_student_steps_from_its_own_float32(made):
+    """`gate --float32 A --student B`, B in float32 too: two exported students, and the second was made from the first."""
+    hops = ("teacher", "exported", "exported", "as_run")
+    chain = tuple(Hop(hop=h, label=f"{h} {i}", evaluation=str(i)) for i, h in enumerate(hops))
+    scores = (
+        make_evaluation(artifact=f"sha256:{k}", lost=lost)
+        for k, lost in zip("abcc", (0, 10, 40, 40), strict=True)
+    )
+    table = table_of(
+        link_hops(chain, {str(i): e for i, e in enumerate(scores)}),
+        replace(made[1], artifacts={}, selected={}),
+    )
+    assert [r.parent for r in table.rows] == [None, 0, 1, 2]
+    assert [r.step_from for r in table.rows[1:]] == ["teacher 0", "exported 1", "exported 2"]
+    assert [r.what for r in table.path_to(3)] == [
+        "", "distillation and export", "the step from 'exported 1'", "the runtime on cpu:onnxruntime"
+    ]  # fmt: skip
+    assert [r.step.estimate for r in table.rows[1:]] == pytest.approx([-0.005, -0.015, 0])
+    assert chain_sentences(table)[1].startswith("The step from 'exported 1' is to blame")
+
+
+def test_exports_of_one_distilled_student_each_step_from_it(made):
+    hops = ("teacher", "distilled", "exported", "exported")
+    chain = tuple(Hop(hop=h, label=h, evaluation="0") for h in hops)
+    assert [link.parent for link in link_hops(chain, {"0": make_evaluation(n=50)})] == [None, 0, 1, 1]
+
+
 def test_distillation_against_the_naive_students(made):
     naive = chain_table(*made).naive
     assert naive.seeds == 3
@@ -189,7 +216,8 @@ def test_an_error_metric_in_its_own_unit(made):
         },
     )
     table = table_of(links, made[1])
-    assert chain_rows(table)[0][1].endswith(" mm")
+    assert metric_header(table) == "rmse, mm"
+    assert float(chain_rows(table)[0][1]) == pytest.approx(teacher.mean, rel=1e-3)
     assert chain_rows(table)[3][2].startswith("-0.2")
     # The naive students err more, so distillation gained; the best of them errs least.
     assert table.naive.best == links[1].evaluation.mean < table.naive.worst
@@ -205,6 +233,11 @@ def test_other_rows_have_no_difference():
     assert paired_difference(a, make_evaluation(n=12)) is None
     assert paired_difference(a, make_evaluation(n=10, ids=a.ids[::-1])) is None
     assert paired_difference(a, graded(np.ones(10))) is None
+    # Ids may be row numbers, which every file has.
+    assert paired_difference(a, make_evaluation(n=10)) is not None
+    assert paired_difference(a, make_evaluation(n=10, data="sha256:" + "0" * 64)) is None
+    assert paired_difference(a, make_evaluation(n=10, labels=a.labels[::-1])) is None
+    assert paired_difference(a, make_evaluation(n=10, metric="top5")) is None
     soft = paired_difference(a, make_evaluation(n=10, scores=np.full(10, 0.25)))
     # Ten examples are too few for a bootstrap.
     assert (soft.estimate, soft.interval) == (pytest.approx(-0.65), None)

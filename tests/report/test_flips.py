@@ -16,8 +16,8 @@ from edgekd.release import release
 from edgekd.release.verify import verify
 from edgekd.report import load_view, render
 from edgekd.report.chain import link_hops
-from edgekd.report.flips import CROSS_ENTROPY, MISSING, NEGATIVE, cross_entropy, flip_tables
-from edgekd.report.words import flip_rows, flip_sentence
+from edgekd.report.flips import CROSS_ENTROPY, ERROR, MISSING, NEGATIVE, cross_entropy, flip_tables
+from edgekd.report.words import flip_header, flip_rows, flip_sentence, flip_title
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +114,25 @@ def test_regression_shows_what_got_worse_most(run):
             "quantized": scored([-4, -0.5, -2.1, -3], **error, **answers),
         },
     )
-    assert (found.graded, found.loss, found.lost, found.gained) == (True, NEGATIVE, 3, 1)
+    assert (found.graded, found.loss, found.lost, found.gained) == (True, ERROR, 3, 1)
     # By worsening; the hop is the one that cost most, for rounding alone changes every example on every hop.
     assert [(f.id, f.hop, f.excess) for f in found.rows] == [
         ("test-0", "quantized", 3), ("test-3", "distilled", 2), ("test-2", "distilled", pytest.approx(1.1))
     ]  # fmt: skip
     assert (found.rows[0].label, found.rows[0].teacher) == (1.0, 1.5)
-    assert "3 worse, 1 better" in flip_sentence(found)
+    assert flip_sentence(found).endswith(
+        "of 4 examples: 3 worse, 1 better; lost most: 2 on 'distilled', 1 on 'quantized'."
+    )
+    # The loss has a name and the unit of the labels, and nothing "flipped".
+    assert flip_title(found) == "Largest worsenings (3 worse, 1 better)"
+    assert flip_header(found)[4:7] == ("teacher's error, mm", "student's error, mm", "lost most on")
+    assert flip_rows(found)[0][4:7] == ("1", "4", "quantized")
+
+
+def test_scores_without_an_upper_end_have_a_loss_and_no_unit(run):
+    (found,) = flips(run, {"teacher": scored([3, -1]), "distilled": scored([2, -1])})
+    assert (found.loss, found.unit, found.rows[0].student_loss) == (NEGATIVE, "", -2)
+    assert flip_header(found)[5] == "student's loss, minus the score"
 
 
 def test_answers_may_be_text(run):
@@ -150,7 +162,7 @@ def test_answers_may_be_text(run):
 def test_where_there_is_no_cross_entropy_the_scores_rank(run, changes):
     student = make_evaluation(n=3, right=1.0, lost=3, **changes)
     assert cross_entropy(student) is None
-    (found,) = flips(run, {"teacher": make_evaluation(n=3, right=1.0), "distilled": student})
+    (found,) = flips(run, {"teacher": make_evaluation(n=3, right=1.0, **changes), "distilled": student})
     assert (found.loss, [f.id for f in found.rows]) == (MISSING, ["test-0", "test-1", "test-2"])
 
 
@@ -162,6 +174,9 @@ def test_nothing_flipped_and_nothing_to_compare(run):
     assert flips(run, {"distilled": one}) == ()
     assert flips(run, {"teacher": one}) == ()
     assert flips(run, {"teacher": one, "distilled": make_evaluation(n=6)}) == ()
+    # Ids may be row numbers: other data or labels under the same ids are other examples.
+    assert flips(run, {"teacher": one, "distilled": make_evaluation(n=5, data="sha256:0")}) == ()
+    assert flips(run, {"teacher": one, "distilled": make_evaluation(n=5, labels=one.labels[::-1])}) == ()
 
 
 def test_every_target_has_its_own(run):
@@ -192,7 +207,7 @@ def test_stored_images_are_shown_years_later_and_stay_out_of_the_bundle(tmp_path
     view = load_view(folder)
     assert [bool(f.png) for f in view.flips[0].rows][:4] == [True, False, True, False]
     assert view.flips[0].rows[0].png == PNG
-    assert "flipped examples" in render(folder, "md")
+    assert "<summary>Flipped examples (30 lost, 20 gained)</summary>" in render(folder, "md")
     bundle = release(folder, tmp_path / "bundle")
     assert verify(bundle).decision == "pass"
     assert not list(bundle.rglob("*.png"))

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from fixtures_pages import make_page_run
+from fixtures_pages import make_graded_run, make_page_run
 from fixtures_run import make_run
 
 from edgekd.evidence.run import load_run
@@ -258,3 +258,15 @@ def test_colours_are_told_apart_in_both_schemes():
         for least, pairs in ((4.5, text), (3.0, marks)):
             for a, b in pairs:
                 assert _contrast(scheme[a], scheme[b]) >= least, (a, b, _contrast(scheme[a], scheme[b]))
+
+
+def test_graded_scores_get_worse_and_do_not_flip(tmp_path):
+    folder = make_graded_run(tmp_path / "run")
+    page = Page(render(folder, "html"))
+    said = " ".join(page.words)
+    assert "Largest worsenings: what the student answers worse than the teacher" in said
+    assert "teacher's error, label units" in said
+    assert "greatest excess error" in said or "By excess error" in said
+    assert "Flip" not in said
+    assert "minus the score" not in said
+    assert "mae, label units" in said

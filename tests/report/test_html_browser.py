@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_pages import POLICY, make_page_run
+from fixtures_pages import POLICY, make_graded_run, make_page_run
 
 from edgekd.report import render
 
@@ -55,7 +55,7 @@ class Browser:
     @contextmanager
     def page(self, path: Path, mode: str, tmp_path: Path) -> Iterator[Any]:
         """The page as a mode shows it; what went wrong is photographed."""
-        width, scheme = MODES[mode]
+        width, scheme = {**MODES, "laptop": (1200, "light")}[mode]
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.media("", scheme)
@@ -99,6 +99,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[name] = folder / "report.html"
         made[name].write_text(render(folder, "html"), encoding="utf-8")
     return made
+
+
+def test_the_chain_of_an_error_metric_is_not_cut_off(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render(make_graded_run(tmp_path / "run"), "html"), encoding="utf-8")
+    with browser.page(page, "laptop", tmp_path) as driver:
+        wide, seen = driver.execute_script(
+            "const box = document.querySelector('#chain .scroll'); return [box.scrollWidth, box.clientWidth]"
+        )
+        assert wide <= seen
 
 
 @pytest.mark.parametrize("mode", MODES)

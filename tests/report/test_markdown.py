@@ -102,7 +102,7 @@ def test_the_gate_table() -> None:
             "accuracy against float32 (rmse)",
             "✅ PASS",
             "-0.5 mm",
-            "[-1 mm, +0.1 mm]",
+            "[-1, +0.1]",
             "-2 mm",
             "5,000 examples",
         ],

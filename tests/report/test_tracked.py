@@ -141,6 +141,11 @@ def test_which_metrics_are_errors() -> None:
     assert is_error_metric(gate(0.2, 0.1, -0.1, "fraction"))
     assert is_error_metric(gate(1.0, 1.0, 0.0, "mm"))
     assert not is_error_metric(gate(0.9, 0.9, 0.0, "fraction"))
+    # A gate that says so is believed: with equal values, or a share asked, the signs tell nothing.
+    same = {"candidate_mean": 0.1, "baseline_mean": 0.1}
+    assert is_error_metric(make_gate(estimate=0.0, detail={**same, "error": True}))
+    assert is_error_metric(make_gate(estimate=-0.1, detail={**same, "min_ratio": 0.9, "error": True}))
+    assert not is_error_metric(make_gate(estimate=0.0, unit="mm", detail={**same, "error": False}))
 
 
 @pytest.mark.parametrize("render", [render_bmf, render_github_benchmark])

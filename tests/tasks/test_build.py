@@ -13,6 +13,7 @@ import pytest
 
 from edgekd.errors import DataError, UsageError
 from edgekd.tasks import Scores, Task, TaskSpec, build_task, check_scores
+from edgekd.tasks.build import check_prepare
 from edgekd.tasks.classification import Classification, ImageClassification
 
 MINE = '''
@@ -72,6 +73,17 @@ def test_built_in() -> None:
     assert type(five) is Classification
     assert five.metric == "top5"
     assert isinstance(five, Task)
+
+
+def test_prepare_keys_are_known_without_a_model(mine: Callable[[str, str], TaskSpec]) -> None:
+    for kind in ("image-classification", "time-series", "keyword-spotting", "regression", "detection"):
+        check_prepare(TaskSpec(kind=kind), {"mean": 0, "std": 2.5, "layout": "any"})
+        with pytest.raises(UsageError, match="prepare key '2' is not known; choose from "):
+            check_prepare(TaskSpec(kind=kind), {"meen": 1, 2: 3})  # type: ignore[dict-item]
+    check_prepare(TaskSpec(kind="token-classification"), {"tokenizer": "t.json", "tags": ["O"]})
+    with pytest.raises(UsageError, match="prepare key 'tags' is not known; choose from tokenizer"):
+        check_prepare(TaskSpec(kind="text-classification"), {"tags": ["O"]})
+    check_prepare(mine("keyed", "Regression"), {"meen": 1})  # its own business
 
 
 def test_unknown() -> None:
@@ -147,7 +159,7 @@ def test_a_value_that_its_statistics_do_not_make_is_refused() -> None:
         per_example=np.zeros(2), value=2**0.5, aggregate="root_mean", statistics={"sums": sums}, error=True
     )
     assert check_scores(given, 2) is not None
-    with pytest.raises(DataError, match="statistics make 1.41421356"):
+    with pytest.raises(DataError, match=r"statistics make 1\.41421356"):
         check_scores(replace(given, value=1.5), 2)
     with pytest.raises(DataError, match="the metric is nan"):
         check_scores(replace(given, value=float("nan")), 2)

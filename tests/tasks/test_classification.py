@@ -200,6 +200,9 @@ class TestImages:
             ({"size": 0}, "prepare.size 0 is not a size"),
             ({"size": [1.5, 2]}, "prepare.size"),
             ({"mean": [1, 2]}, r"scale, mean and std do not fit an image of shape \(1, 2, 3\)"),
+            ({"std": [1, 0, 1]}, r"prepare\.std is \[1, 0, 1\]; expected numbers above 0"),
+            ({"std": float("nan")}, r"prepare\.std is nan; expected finite numbers"),
+            ({"scale": 0}, r"prepare\.scale is 0; expected numbers above 0"),
             ({"std": "one"}, "scale, mean and std do not fit"),
             ({"scale": [1, 2]}, "scale, mean and std do not fit"),
         ],
@@ -295,6 +298,7 @@ class TestScore:
             "mcc": float(np.corrcoef(labels, answers)[0, 1]),
         }
         assert found.value == pytest.approx(expected[metric])
+        assert found.unit == ("" if metric == "mcc" else "fraction")  # a correlation is no percentage
         assert found.per_example.tolist() == (labels == np.asarray(answers)).astype(float).tolist()
 
     @pytest.mark.parametrize("metric", ["macro_f1", "balanced_accuracy"])

@@ -202,6 +202,7 @@ def test_outputs_that_do_not_fit(outputs: dict, decode: dict, message: str) -> N
         ({"channels": "GRAY"}, "prepare.channels 'GRAY'"),
         ({"fill": 300}, "prepare.fill is 300; expected a number from 0 to 255"),
         ({"mean": [1, 2]}, "do not fit a picture of shape"),
+        ({"std": [1, 1, 0]}, r"prepare.std is \[1, 1, 0\]; expected numbers above 0"),
         ({"decode": {"nms": 0.5}}, "prepare.decode key 'nms' is not known"),
         ({"decode": "yolo"}, "prepare.decode is 'yolo'; it holds the keys boxes"),
         ({"decode": {"format": "yxyx"}}, "prepare.decode.format 'yxyx' is not known"),

@@ -61,7 +61,9 @@ def test_values_are_those_of_the_libraries(numbers: tuple[np.ndarray, np.ndarray
         scores = score(metric, y, p)
         assert scores.value == pytest.approx(value, rel=1e-12), metric
         assert scores.error is (metric in ("mae", "rmse", "mape"))
-        assert scores.unit == ("label units" if metric in ("mae", "rmse") else "fraction")
+        assert scores.unit == {"mae": "label units", "rmse": "label units", "mape": "fraction"}.get(
+            metric, ""
+        )
         worst = int(np.argmax(np.abs(y - p)))
         assert scores.per_example.argmin() == worst, "the furthest answer is the least right"
 
@@ -105,6 +107,30 @@ def test_a_model_of_normalised_labels() -> None:
         made.decode({"y": np.asarray([[2.0, 1.0]])}, model(label_mean=[1, 2, 3]))
 
 
+@pytest.mark.parametrize("value", [0, -0.5, float("nan"), float("inf"), None, [1, 0]])
+@pytest.mark.parametrize("key", ["label_std", "std"])
+def test_nothing_is_divided_by_or_multiplied_with_nothing(tmp_path: Path, key: str, value: Any) -> None:
+    made = task(tmp_path, x=np.ones((1, 2), np.float32), label=[0.5])
+    (example,) = made.examples("test")
+    with pytest.raises(
+        UsageError, match=rf"^prepare\.{key} is .*; expected (finite numbers|numbers above 0)$"
+    ):
+        made.prepare(example, model(("n", 2), **{key: value}))
+    with pytest.raises(UsageError, match=rf"^prepare\.{key} is "):
+        made.decode({"y": np.asarray([[2.0]])}, model(**{key: value}))
+    with pytest.raises(UsageError, match=r"prepare\.label_mean is nan; expected finite numbers"):
+        made.decode({"y": np.asarray([[2.0]])}, model(label_mean=float("nan")))
+
+
+def test_a_model_without_keys_is_told_where_they_go(tmp_path: Path) -> None:
+    made = task(tmp_path, x=np.ones((1, 2), np.float32), label=[0.5])
+    (example,) = made.examples("test")
+    with pytest.raises(DataError, match=r"the model wants .*; check .* --prepare ROLE:FILE"):
+        made.prepare(example, model(("n", 3)))
+    with pytest.raises(DataError, match=r"check the array's layout and size$"):
+        made.prepare(example, model(("n", 3), mean=0))
+
+
 def test_inputs_are_fed_as_they_are_or_normalised(tmp_path: Path) -> None:
     x = np.asarray([[1.0, 2.0, 4.0]], np.float32)
     made = task(tmp_path, x=x, label=[0.5])
@@ -136,7 +162,24 @@ def test_outputs_that_are_no_numbers(outputs: dict[str, np.ndarray], message: st
         decode_one(made, None, outputs, model())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("label", ["tall", float("nan"), float("inf"), "[1, 2", ""])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "tall",
+        float("nan"),
+        float("inf"),
+        "[1, 2",
+        "",
+        True,
+        "true",
+        "1_0.5",
+        [1, True],
+        "[true]",
+        "null",
+        "[" * 100_000,
+    ],
+    ids=lambda label: str(label)[:9],
+)
 def test_labels_that_are_no_numbers(tmp_path: Path, label: Any) -> None:
     (tmp_path / "d.jsonl").write_text(json.dumps({"x": [1.0], "label": label}) + "\n")
     made = Regression(data={"test": "d.jsonl"}, base=tmp_path)
@@ -145,9 +188,18 @@ def test_labels_that_are_no_numbers(tmp_path: Path, label: Any) -> None:
 
 
 def test_labels_of_a_table(tmp_path: Path) -> None:
-    (tmp_path / "d.csv").write_text('x,label\n1,3\n2,3.75\n3,"[1, 2]"\n')
+    rows = ("3", "3.75", '"[1, 2]"', "+1.31", ".5", " 1e-3", "-2.")
+    (tmp_path / "d.csv").write_text("x,label\n" + "".join(f"1,{label}\n" for label in rows))
     made = Regression(data={"test": "d.csv"}, base=tmp_path)
-    assert [np.asarray(e.label).tolist() for e in made.examples("test")] == [3.0, 3.75, [1.0, 2.0]]
+    assert [np.asarray(e.label).tolist() for e in made.examples("test")] == [
+        3.0, 3.75, [1.0, 2.0], 1.31, 0.5, 0.001, -2.0,
+    ]  # fmt: skip
+
+
+def test_boolean_labels_of_an_array_are_refused(tmp_path: Path) -> None:
+    made = task(tmp_path, x=np.zeros((1, 3), np.float32), label=np.asarray([[True, False]]))
+    with pytest.raises(DataError, match="example 0 has the label"):
+        list(made.examples("test"))
 
 
 @pytest.mark.parametrize(

@@ -82,14 +82,21 @@ def test_a_models_own_keys_decide() -> None:
         ({"length": 2, "align": "middle"}, "prepare.align 'middle' is not known"),
         ({"mean": [1, 2, 3]}, r"prepare.mean has shape \(3,\) for a series of 2 channels"),
         ({"std": "wide"}, "prepare.std 'wide' is no number"),
+        ({"std": 0}, "prepare.std is 0; expected numbers above 0"),
+        ({"std": [1, -1]}, r"prepare.std is \[1, -1\]; expected numbers above 0"),
+        ({"std": float("nan")}, "prepare.std is nan; expected finite numbers"),
+        ({"mean": float("inf")}, "prepare.mean is inf; expected finite numbers"),
         ({"resample": 0}, "prepare.resample is 0"),
         ({"resample": True}, "prepare.resample is True"),
         ({"resample": 1e-9}, "1/1000 or more"),
     ],
 )
 def test_keys_that_do_not_fit(keys: dict[str, Any], message: str) -> None:
+    example = Example(id="a", inputs={"x": TWO}, label=1)
     with pytest.raises(UsageError, match=message):
-        prepare_series(TWO, spec(), keys)
+        TimeSeries(data={}).prepare(
+            example, ModelIO(role="student", inputs=(spec(),), outputs=(), prepare=keys)
+        )
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 2, 2)), np.zeros(0), np.asarray(["a"]), np.asarray(1.0)])

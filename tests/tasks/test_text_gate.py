@@ -148,7 +148,13 @@ def test_what_is_missing_is_one_line(made: Place) -> None:
     (made.folder / "bad").mkdir(exist_ok=True)
     (made.folder / "bad" / "model.onnx").write_bytes((made.folder / "teacher" / "model.onnx").read_bytes())
     bare = made.edgekd("eval", "bad/model.onnx", "--task", "text-classification", "--data", made.data)
-    one_line(bare, "names no tokenizer", "put tokenizer.json beside the .onnx file")
+    one_line(
+        bare,
+        "model (model.onnx): ",
+        "names no tokenizer",
+        "put tokenizer.json beside the .onnx",
+        "--prepare ROLE:FILE",
+    )
     (made.folder / "bad" / "tokenizer.json").write_text("{}")
     broken = made.edgekd("eval", "bad/model.onnx", "--task", "text-classification", "--data", made.data)
     one_line(broken, "tokenizer.json cannot be read (", "Model missing")

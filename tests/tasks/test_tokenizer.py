@@ -138,3 +138,9 @@ def test_a_tokenizer_that_fails(tmp_path: Path) -> None:
     made.save(str(tmp_path / "t.json"))
     with pytest.raises(DataError, match=r"the tokenizer .*t\.json fails on 'zz' \("):
         ids(tmp_path / "t.json", "zz", max_length=4)
+
+
+def test_a_git_lfs_pointer_is_no_tokenizer(path: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(DataError, match=r"t\.json is a Git LFS pointer, not the file; run `git lfs pull`"):
+        encoder(path, max_length=4)

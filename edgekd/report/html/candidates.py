@@ -65,10 +65,14 @@ def candidates_section(view: View) -> Html:
 
 
 def _note(chart: ParetoChart, names: dict[str, str]) -> str:
+    own = (
+        "; upright, the 95 % interval of its own score, which pairing by example takes out of the differences"
+        if chart.reference.accuracy.lower is not None
+        else ""
+    )
     said = [
         "Numbers are those of the table below; on a narrow page marks that stand too close have none. Bars are the bounds that decide, on both axes. The bars of the "
-        f"{chart.against}: across, its hidden second copy against itself, which is what this machine can tell apart; "
-        "upright, the 95 % interval of its own score, which pairing by example takes out of the differences."
+        f"{chart.against}: across, its hidden second copy against itself, which is what this machine can tell apart{own}."
     ]
     if chart.reference_value is not None:
         value = words.metric_value(chart.reference_value, chart.unit)

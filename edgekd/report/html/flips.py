@@ -6,7 +6,8 @@ import base64
 from collections.abc import Sequence
 
 from edgekd.report import words
-from edgekd.report.flips import CROSS_ENTROPY, Flip, FlipTable
+from edgekd.report.amounts import plural, shortened
+from edgekd.report.flips import ERROR, Flip, FlipTable
 from edgekd.report.html.markup import Child, Html, el
 from edgekd.report.html.parts import section, table
 
@@ -23,50 +24,58 @@ def flips_section(flips: Sequence[FlipTable]) -> Html | None:
         if len(flips) > 1:
             parts.append(el("h3", f"{found.label} on {found.target}"))
         parts += _one(found)
-    return section("flips", "Flips: what the student gets wrong and the teacher does not", *parts)
+    return section("flips", _TITLES[all(f.graded for f in flips)], *parts)
+
+
+#: Of right-or-wrong scores, and of graded ones, where an example does not flip but gets better or worse.
+_TITLES = {
+    False: "Flips: what the student gets wrong and the teacher does not",
+    True: "Largest worsenings: what the student answers worse than the teacher",
+}
+
+
+def flips_word(flips: Sequence[FlipTable]) -> str:
+    """What the contents call the section."""
+    return "Worsenings" if flips and all(f.graded for f in flips) else "Flips"
 
 
 def _one(found: FlipTable) -> list[Child]:
-    worse, better = ("worse", "better") if found.graded else ("lost", "gained")
     first = ", ".join(f"{n:,} on {label}" for label, n in found.lost_on.items() if n)
-    where = f" Flipped first: {first}." if first else ""
+    where = f" {'Lost most' if found.graded else 'Flipped first'}: {first}." if first else ""
     parts: list[Child] = [
         el(
             "p",
-            f"'{found.label}' against the teacher, on {found.n:,} examples: {found.lost:,} {worse}, {found.gained:,} "
-            f"{better}.{where}",
+            f"'{found.label}' against the teacher, on {plural(found.n, 'example')}: {words.flip_counts(found)}.{where}",
         )
     ]
     if not found.rows:
         return parts
     if pictures := [r for r in found.rows if 0 < len(r.png) <= MAX_PNG_BYTES]:
         parts.append(el("ul", *(_picture(r) for r in pictures), class_="sheet"))
-    unit = "nats" if found.loss == CROSS_ENTROPY else found.loss
     sliced = list(dict.fromkeys(name for r in found.rows for name in r.slices))
-    header = (
-        "example", "right answer", "teacher's answer", "student's answer", f"teacher's loss, {unit}",
-        f"student's loss, {unit}", "flipped on", *sliced,
-    )  # fmt: skip
+    losses = words.flip_header(found)[4:7]
+    header = ("example", "right answer", "teacher's answer", "student's answer", *losses, *sliced)
     rows = [
         [
-            r.id,
-            _shown(r.label),
-            _shown(r.teacher),
-            _shown(r.student),
-            f"{r.teacher_loss:.3f}",
-            f"{r.student_loss:.3f}",
+            shortened(r.id),
+            _cell(_shown(r.label)),
+            _cell(_shown(r.teacher)),
+            _cell(_shown(r.student)),
+            words.loss_value(r.teacher_loss, found),
+            words.loss_value(r.student_loss, found),
             r.hop,
-            *(r.slices.get(name, words.DASH) for name in sliced),
+            *(_cell(shortened(r.slices.get(name, words.DASH))) for name in sliced),
         ]
         for r in found.rows
     ]
+    loss = "error" if found.loss == ERROR else "loss"
     many = (
-        f"The {len(rows)} of {found.lost:,} with the greatest excess loss over the teacher."
+        f"The {len(rows)} of {found.lost:,} with the greatest excess {loss} over the teacher."
         if found.lost > len(rows)
-        else "By excess loss over the teacher."
+        else f"By excess {loss} over the teacher."
     )
     left = (1, 2, 3, 6, *range(7, 7 + len(sliced)))
-    parts.append(table(many, header, rows, name=f"Flips of {found.label}", left=left))
+    parts.append(table(many, header, rows, name=f"{flips_word([found])} of {found.label}", left=left))
     return parts
 
 
@@ -74,6 +83,11 @@ def _shown(value: object) -> str:
     """An answer in one line: long ones (JSON, texts, boxes) are cut."""
     text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _cell(text: str) -> Child:
+    """Long texts have lines of their own; short ones stay on one."""
+    return el("span", text, class_="long") if len(text) > 24 else text
 
 
 def _picture(flip: Flip) -> Html:

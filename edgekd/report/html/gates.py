@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from edgekd.gates.verdict import Decision, Gate
 from edgekd.report import words
+from edgekd.report.amounts import plural, shortened
 from edgekd.report.html.markup import Html, el, join
 from edgekd.report.html.parts import (
     allowed,
@@ -66,10 +67,10 @@ def verdict_card(view: View) -> Html:
     worst = worst_gate([g for g in verdict.gates if g.target not in verdict.optional])
     if worst is not None:
         lead = "Nearest to its limit" if worst.decision == "pass" else "Decided by"
-        parts.append(el("p", el("b", f"{lead}: {question(worst)}."), f" {_sentence(worst.reason)}"))
+        parts.append(el("p", el("b", f"{lead}: {question(worst)}."), f" {_sentence(worst)}"))
     counts = [(d, sum(g.decision == d for g in verdict.gates)) for d in _ORDER]
     spoken = ", ".join(f"{n} {words.DECISION_WORDS[d].lower()}" for d, n in counts if n)
-    parts.append(el("p", f"{len(verdict.gates)} gates: {spoken or 'none'}.", class_="soft"))
+    parts.append(el("p", f"{plural(len(verdict.gates), 'gate')}: {spoken or 'none'}.", class_="soft"))
     return el("section", *parts, class_=f"verdict {decision}", id="verdict", aria_label="Verdict")
 
 
@@ -84,13 +85,17 @@ def _judged(row: CandidateRow) -> Html:
     return join(el("b", row.name), f" {kind}: {', '.join(figures)}.")
 
 
-def _sentence(reason: str) -> str:
-    return reason[:1].upper() + reason[1:] + ("" if reason.endswith(".") else ".")
+def _sentence(gate: Gate) -> str:
+    """The reason with a capital and a full stop; a path or a slice's name that it starts with stays as it is."""
+    reason = words.reason(gate)
+    if reason.partition(" ")[0].isalpha() and not is_slice(gate):
+        reason = reason[:1].upper() + reason[1:]
+    return reason if reason.endswith(".") else f"{reason}."
 
 
 def question(gate: Gate) -> str:
     """What a gate asks, in a few words."""
-    name = gate.gate if gate.slice is None else f"{gate.gate.replace(':', ' ')} = {gate.slice}"
+    name = gate.gate if gate.slice is None else f"{gate.gate.replace(':', ' ')} = {shortened(gate.slice)}"
     metric = f" ({gate.metric})" if gate.metric and gate.metric != gate.gate else ""
     return f"{name}{metric}" + (f" against the {gate.against}" if gate.against else "")
 
@@ -127,18 +132,18 @@ def gates_section(view: View) -> Html:
         "Gates",
         el("p", legend, class_="soft"),
         el("ul", *cards, class_="cards"),
-        fold("The gates as a table", table("", words.GATE_HEADER, rows, name="Gates", left=(1, 6))),
+        fold("The gates as a table", table("", words.GATE_HEADER, rows, name="Gates", left=words.GATE_WORDS)),
     )
 
 
 def _card(gate: Gate, index: int, *, optional: bool) -> Html:
-    name = gate.gate if gate.slice is None else f"{gate.gate} = {gate.slice}"
+    name = gate.gate if gate.slice is None else f"{gate.gate} = {shortened(gate.slice)}"
     metric = gate.metric if gate.metric and gate.metric != gate.gate else ""
     sub = " ".join(x for x in (metric, f"against the {gate.against}" if gate.against else "") if x)
     return el(
         "li",
         el("div", el("h3", name, el("small", sub) if sub else None), chip(gate.decision), class_="top"),
-        el("p", gate.reason),
+        el("p", words.reason(gate)),
         gate_plot(gate, index),
         el("p", _small_print(gate, optional=optional), class_="soft small"),
         class_=f"card {gate.decision}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekd.report import words
+from edgekd.report.amounts import plural
 from edgekd.report.distribution import Distribution, Histogram
 from edgekd.report.html.markup import Child, Html, el, join, number
 from edgekd.report.html.parts import anchored, facts, fold, scroll, section, share, table
@@ -50,7 +51,7 @@ def _measurement(timings: LatencyTable, index: int, *, short: bool = False) -> H
         ]
         parts.append(
             fold(
-                f"Ledger: what the machine did over {timings.restarts} restarts",
+                f"Ledger: what the machine did over {plural(timings.restarts, 'restart')}",
                 facts(readings, name=f"Ledger of {name}"),
             )
         )

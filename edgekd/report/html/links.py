@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edgekd.report import words
+from edgekd.report.amounts import plural
 from edgekd.report.blame import blame
 from edgekd.report.chain import NAIVE, ChainRow, ChainTable, Difference
 from edgekd.report.html.markup import Child, Html, el
@@ -26,7 +27,7 @@ def chain_section(chain: ChainTable) -> Html:
     counts = {r.n for r in chain.rows}
     header: list[Child] = [
         "hop",
-        chain.metric,
+        words.metric_header(chain),
         [f"against the teacher, {unit}", axis_cell(whole, tick)],
         "with bounds",
         [f"this hop, {unit}", axis_cell(hops, tick)],
@@ -34,7 +35,7 @@ def chain_section(chain: ChainTable) -> Html:
         *(["n"] if len(counts) > 1 else []),
     ]
     rows = [[*_row(chain, r, whole, hops), *([f"{r.n:,}"] if len(counts) > 1 else [])] for r in chain.rows]
-    on = f" on {chain.rows[0].n:,} examples" if len(counts) == 1 else ""
+    on = f" on {plural(chain.rows[0].n, 'example')}" if len(counts) == 1 else ""
     told = blame(chain)
     sentences = [s for s in words.chain_sentences(chain) if s != told]
     return section(
@@ -65,12 +66,18 @@ def _row(chain: ChainTable, row: ChainRow, whole: Scale, hops: Scale) -> list[Ch
     hop = None if row.hop == NAIVE else row.step
     return [
         [row.label, el("small", row.what) if row.what else None],
-        words.metric_value(row.mean, chain.unit),
+        words.metric_cell(row.mean, chain.unit),
         _drawn(row.to_teacher, whole),
-        words.difference(row.to_teacher),
+        _told(row.to_teacher),
         _drawn(hop, hops),
-        words.difference(hop),
+        _told(hop),
     ]
+
+
+def _told(found: Difference | None) -> Child:
+    """The figure, and its bounds below it: beside it they would not fit a page in every unit."""
+    estimate, _, bounds = words.difference(found).partition(" ")
+    return [estimate, el("small", bounds) if bounds else None]
 
 
 def _drawn(found: Difference | None, scale: Scale) -> Child:

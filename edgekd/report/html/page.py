@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from edgekd.report import words
 from edgekd.report.html.candidates import candidates_section
-from edgekd.report.html.flips import flips_section
+from edgekd.report.html.flips import flips_section, flips_word
 from edgekd.report.html.gates import gates_section, verdict_card
 from edgekd.report.html.latency import latency_section
 from edgekd.report.html.links import chain_section
@@ -49,7 +49,8 @@ def render_html(view: View) -> str:
         "environment": environment_section(view),
         "again": again_section(view),
     }
-    present = [(anchor, title) for anchor, title in _CONTENTS if sections[anchor]]
+    contents = {**dict(_CONTENTS), "flips": flips_word(view.flips)}
+    present = [(anchor, title) for anchor, title in contents.items() if sections[anchor]]
     head = el(
         "head",
         Html('<meta charset="utf-8">'),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from edgekd.report import words
+from edgekd.report.amounts import plural
 from edgekd.report.html.markup import Child, Html, el
 from edgekd.report.html.parts import facts, fold, scroll, section, table
 from edgekd.report.view import View, flatten
@@ -42,7 +43,7 @@ def provenance_section(view: View) -> Html:
         "Provenance",
         facts(told, name="Provenance") if told else el("p", "The recipe gives no provenance.", class_="soft"),
         fold(
-            f"{len(rows)} artifacts, by digest",
+            f"{plural(len(rows), 'artifact')}, by digest",
             table(
                 "",
                 ("artifact", "precision", "format", "size", "digest"),
@@ -52,7 +53,7 @@ def provenance_section(view: View) -> Html:
             ),
         ),
         fold(
-            f"{len(evidence)} evidence documents, by digest",
+            f"{plural(len(evidence), 'evidence document')}, by digest",
             scroll("Evidence", facts(evidence, name="Evidence", mono=True)),
         )
         if evidence

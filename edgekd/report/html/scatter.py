@@ -173,7 +173,7 @@ def _axes(chart: ParetoChart, frame: _Frame, fraction: bool) -> list[Html]:
     area = frame.area
     narrow = frame.width < 500
     marks = []
-    for tick in frame.time.ticks(4 if narrow else 8):
+    for tick in frame.time.spaced(4, 0.12) if narrow else frame.time.ticks(8):
         x = frame.x(tick)
         marks.append(el("line", x1=x, x2=x, y1=area.y0, y2=area.y1, class_="grid"))
         marks.append(el("text", f"{tick:g}x", x=x, y=area.y1 + 17, text_anchor="middle"))

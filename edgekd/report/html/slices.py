@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgekd.gates.verdict import Decision, Gate
 from edgekd.report import words
+from edgekd.report.amounts import plural, shortened
 from edgekd.report.html.gates import gate_scale, is_slice, tick_words
 from edgekd.report.html.markup import Child, Html, el
 from edgekd.report.html.parts import axis_cell, chip, fold, section, small_plot, table
@@ -29,8 +30,8 @@ def slices_section(view: View) -> Html | None:
         el(
             "p",
             f"{_counts(gates)}. Failing slices first, then by their lower bound. The lower bound is one-sided 95 %: "
-            "all slices must pass, which needs no correction. The upper bound holds for all slices at once, so that "
-            "many slices do not reject by chance. What has too few examples is reported and not gated (not run).",
+            f"all slices must pass, which needs no correction. The upper bound{_levels(gates)} is corrected for "
+            "the number of slices, so that many do not reject by chance. What has too few examples is reported and not gated (not run).",
             class_="soft",
         )
     ]
@@ -38,7 +39,7 @@ def slices_section(view: View) -> Html | None:
         parts.append(
             el(
                 "ul",
-                *(el("li", chip(g.decision), " ", g.gate, ": ", g.reason) for g in plain),
+                *(el("li", chip(g.decision), " ", g.gate, ": ", words.reason(g)) for g in plain),
                 class_="plain",
             )
         )
@@ -48,7 +49,7 @@ def slices_section(view: View) -> Html | None:
         shown = max(OPEN_ROWS, bad)
         parts.append(_table(drawn[:shown], scale, "Slices"))
         if rest := drawn[shown:]:
-            parts.append(fold(f"{len(rest)} more slices", _table(rest, scale, "More slices")))
+            parts.append(fold(plural(len(rest), "more slice"), _table(rest, scale, "More slices")))
     return section("slices", "Slices", *parts)
 
 
@@ -58,6 +59,16 @@ def _bound(gate: Gate) -> float:
     return 0.0 if gate.estimate is None else gate.estimate
 
 
+def _levels(gates: Sequence[Gate]) -> str:
+    """The levels of the upper bounds, in brackets; nothing where the gates do not say them."""
+    levels = [x for g in gates if isinstance(x := g.detail.get("upper_confidence"), float)]
+    if not levels:
+        return ""
+    # More digits than elsewhere: one of many slices is judged at 99.9 % and more.
+    shown = dict.fromkeys(f"{100 * x:.6g}" for x in (min(levels), max(levels)))
+    return f" (one-sided {' to '.join(shown)} %)"
+
+
 def _counts(gates: Sequence[Gate]) -> str:
     found = [(d, sum(g.decision == d for g in gates)) for d in _ORDER]
     return ", ".join(f"{n} {words.DECISION_WORDS[d].lower()}" for d, n in found if n).capitalize()
@@ -65,11 +76,12 @@ def _counts(gates: Sequence[Gate]) -> str:
 
 def _table(gates: Sequence[Gate], scale: Scale, name: str) -> Html:
     several = len({g.target for g in gates}) > 1
+    unit = "points" if gates[0].unit == "fraction" else gates[0].unit
     header: list[Child] = [
         "slice",
         "decision",
         [
-            f"against the {gates[0].against}" + (", points" if gates[0].unit == "fraction" else ""),
+            f"against the {gates[0].against}{f', {unit}' if unit else ''}",
             axis_cell(scale, lambda value: tick_words(gates[0], value)),
         ],
         "estimate",
@@ -83,7 +95,7 @@ def _table(gates: Sequence[Gate], scale: Scale, name: str) -> Html:
         slice_name = g.gate.partition(":")[2]
         rows.append(
             [
-                [f"{slice_name} = {g.slice}", el("small", g.target) if several else None],
+                [f"{slice_name} = {shortened(g.slice or '')}", el("small", g.target) if several else None],
                 chip(g.decision),
                 small_plot(
                     scale, g.estimate, g.interval, kind=g.decision, limit=g.limit, neutral=0.0, above=True
