@@ -12,7 +12,7 @@ from edgekd.files import digest_of
 from edgekd.plugins import load_plugin
 from edgekd.pythonpath import python_source_digest, resolve_python
 from edgekd.tasks.keys import check_keys
-from edgekd.tasks.task import Task
+from edgekd.tasks.task import Task, split_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +60,10 @@ class TaskSpec:
         """Digest of the rows of one split and of how they are scored."""
         from edgekd.data import open_source
 
-        if split not in self.data:
-            raise UsageError(
-                f"the task has no data for '{split}'", f"it has {', '.join(self.data) or 'none'}"
-            )
+        reference = split_of(self.data, split)
         code = python_source_digest(self.kind, self.search) if self.kind.startswith("python:") else ""
         metric = self.metric or build_task(self).metric
-        return digest_of([self.kind, metric, code, open_source(self.data[split], self.search).digest])
+        return digest_of([self.kind, metric, code, open_source(reference, self.search).digest])
 
 
 def check_prepare(spec: TaskSpec, prepare: Mapping[str, Any]) -> None:

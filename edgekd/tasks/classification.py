@@ -18,7 +18,7 @@ from edgekd.metrics import SUMS
 from edgekd.metrics.classification import f1_sums, macro_f1_sums, macro_recall_sums, mcc_sums
 from edgekd.spec import TensorSpec
 from edgekd.tasks.keys import check_feed, check_keys
-from edgekd.tasks.task import ModelIO, Prediction, Scores
+from edgekd.tasks.task import ModelIO, Prediction, Scores, split_of
 
 METRICS = ("top1", "top5", "f1", "macro_f1", "balanced_accuracy", "mcc")
 #: Metrics of two classes, of which class 1 is the positive one.
@@ -159,11 +159,7 @@ class Classification:
             )
 
     def examples(self, split: str) -> Iterator[Example]:
-        if split not in self.data:
-            raise UsageError(
-                f"the task has no data for '{split}'", f"it has {', '.join(self.data) or 'none'}"
-            )
-        return iter(open_source(self.data[split], self.base))
+        return iter(open_source(split_of(self.data, split), self.base))
 
     def prepare(self, example: Example, model: ModelIO) -> dict[str, Array]:
         feeds = {}

@@ -27,7 +27,7 @@ from edgekd.tasks.detector import (
 )
 from edgekd.tasks.keys import check_feed, check_keys
 from edgekd.tasks.matching import THRESHOLDS, match, precision_per_example, read_answer, read_label
-from edgekd.tasks.task import ModelIO, Prediction, Scores
+from edgekd.tasks.task import ModelIO, Prediction, Scores, split_of
 
 LAYOUTS = ("NCHW", "NHWC")
 CHANNELS = ("RGB", "BGR")
@@ -63,11 +63,7 @@ class Detection:
             )
 
     def examples(self, split: str) -> Iterator[Example]:
-        if split not in self.data:
-            raise UsageError(
-                f"the task has no data for '{split}'", f"it has {', '.join(self.data) or 'none'}"
-            )
-        return iter(open_source(self.data[split], self.base))
+        return iter(open_source(split_of(self.data, split), self.base))
 
     def prepare(self, example: Example, model: ModelIO) -> dict[str, Array]:
         spec = _image_input(model)

@@ -17,7 +17,7 @@ from edgekd.tasks.classification import bind_inputs, check_finite, chosen_output
 from edgekd.tasks.keys import check_feed, check_keys
 from edgekd.tasks.numbers import REGRESSION_METRICS, score_numbers
 from edgekd.tasks.series import SERIES_KEYS, prepare_series
-from edgekd.tasks.task import ModelIO, Prediction, Scores
+from edgekd.tasks.task import ModelIO, Prediction, Scores, split_of
 
 REGRESSION_KEYS = (*SERIES_KEYS, "label_mean", "label_std")
 
@@ -51,11 +51,7 @@ class Regression:
             )
 
     def examples(self, split: str) -> Iterator[Example]:
-        if split not in self.data:
-            raise UsageError(
-                f"the task has no data for '{split}'", f"it has {', '.join(self.data) or 'none'}"
-            )
-        for example in open_source(self.data[split], self.base):
+        for example in open_source(split_of(self.data, split), self.base):
             yield example if example.label is None else replace(example, label=_label(example))
 
     def prepare(self, example: Example, model: ModelIO) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from edgekd.data.example import Array, Example
-from edgekd.errors import DataError
+from edgekd.errors import DataError, UsageError
 from edgekd.metrics import SUMS, Statistics, metric_value
 from edgekd.spec import TensorSpec
 
@@ -95,6 +95,17 @@ class Task(Protocol):
         ...
 
 
+def split_of(data: Mapping[str, str], split: str) -> str:
+    """The data reference of a split.
+
+    Raises:
+        UsageError: the task has none of that name.
+    """
+    if split not in data:
+        raise UsageError(f"the task has no data for '{split}'", f"it has {', '.join(data) or 'none'}")
+    return data[split]
+
+
 #: Relative difference allowed between the library's value and the one made from the statistics.
 _SAME_VALUE = 1e-6
 
@@ -152,8 +163,6 @@ def parse_output(text: str) -> dict[str, str]:
     Raises:
         UsageError: no name.
     """
-    from edgekd.errors import UsageError
-
     name, _, kind = text.rpartition(":") if text.endswith((":logits", ":probs")) else (text, "", "logits")
     if not name:
         raise UsageError(f"output {text!r} names no output", "for example logits:logits")

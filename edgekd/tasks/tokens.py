@@ -17,7 +17,7 @@ from edgekd.lazy import require
 from edgekd.metrics import SUMS
 from edgekd.metrics.classification import macro_f1_sums, right_and_all
 from edgekd.tasks.classification import Classification, check_finite, chosen_output
-from edgekd.tasks.task import ModelIO, Prediction, Scores
+from edgekd.tasks.task import ModelIO, Prediction, Scores, split_of
 from edgekd.tasks.text import TextFeeder, check_feed, find_columns, is_text
 from edgekd.tasks.tokenizer import PREPARE_KEYS
 
@@ -104,11 +104,7 @@ class TokenClassification:
 
     def examples(self, split: str) -> Iterator[Example]:
         """The rows of a split, their labels as text: tags (or their ids) joined by spaces."""
-        if split not in self.data:
-            raise UsageError(
-                f"the task has no data for '{split}'", f"it has {', '.join(self.data) or 'none'}"
-            )
-        for example in open_source(self.data[split], self.base):
+        for example in open_source(split_of(self.data, split), self.base):
             yield example if example.label is None else replace(example, label=tag_text(example.label))
 
     def _words(self, example: Example, model: ModelIO) -> list[str] | None:
