@@ -292,6 +292,7 @@ def outputs(args: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 def prepares(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """``--prepare`` as role -> keys; of several for one role the last counts. Paths in it start at its folder."""
+    from edgekd.errors import UsageError
     from edgekd.prepare import locate_files
     from edgekd.strict_yaml import read_yaml
 
@@ -299,6 +300,11 @@ def prepares(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     for role, values in by_role(args.prepare, ROLES).items():
         if values:
             path = Path(values[-1])
+            if not path.is_file():
+                raise UsageError(
+                    f"--prepare names {path}, which is no file",
+                    f"give [ROLE:]FILE with a role of {', '.join(ROLES)}",
+                )
             keys = {str(k): v for k, v in read_yaml(path, os.environ)[0].items()}
             made[role] = locate_files(keys, path.parent)
     return made

@@ -98,6 +98,11 @@ def _check_asked(request: GateRequest) -> None:
         if name not in _given(request):
             raise UsageError(*_LACKS[name])
     check_margins(policy, request.task_kind, request.metric)
+    if request.prepare and request.task_kind == "classification":
+        raise UsageError(
+            "--prepare was given, and the task classification feeds arrays as they are",
+            "name the task that prepares, e.g. --task image-classification",
+        )
     if policy.latency is not None and not request.teacher:
         raise UsageError("--max-latency-ratio needs a teacher that runs here", "give --teacher T.onnx")
     if policy.tail is not None and not request.teacher:

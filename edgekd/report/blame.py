@@ -42,20 +42,23 @@ def _loss(end: ChainRow, hops: Sequence[ChainRow]) -> str:
     if not told:
         return _nothing_told(name, end, total)
     worst = min(told, key=lambda h: _estimate(h.step))
-    lost = f"it cost {_bounded_loss(worst.step)}" if worst.step is not None else ""
+    many = " and " in worst.what
     others = "" if len(told) == 1 else f", the most of {len(told)} hops that lost"
+    blamed = f"{worst.what} {'are' if many else 'is'} to blame{others}"
+    if worst.step is not None:
+        blamed += f": {'they' if many else 'it'} cost {_bounded_loss(worst.step)}"
     if total.estimate >= 0:
         ended = (
             "is on a par with the teacher" if total.estimate == 0 else f"is {_size(total)} above the teacher"
         )
-        return f"{worst.what} is to blame{others}: {lost}, though {name} {ended} all told"
+        return f"{blamed}, though {name} {ended} all told"
     whole = f"the {_size(total)} lost from the teacher to {name}"
     if not total.is_loss:
         whole += ", a total that cannot be told from zero"
     if _rounded(worst.step) > _rounded(total):
-        return f"{worst.what} is to blame{others}: {lost}, more than {whole}, for other hops gained"
+        return f"{blamed}, more than {whole}, for other hops gained"
     share = _estimate(worst.step) / total.estimate
-    return f"{worst.what} is to blame{others}: {lost}, {100 * share:.0f} % of {whole}"
+    return f"{blamed}, {100 * share:.0f} % of {whole}"
 
 
 def _nothing_told(name: str, end: ChainRow, total: Difference) -> str:

@@ -288,3 +288,16 @@ def test_prepare_keys_for_a_model_that_comes_without(gate: Any, place: Path) -> 
         ]
         code = main(["gate", *asked, "--task", "image-classification", "--prepare", "student:data.yaml"])
     assert code == 2
+
+
+def test_prepare_keys_that_nothing_would_read(
+    place: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "keys.yaml").write_text("scale: 255\n")
+    models = ["--student", "three.onnx", "--teacher", "teacher.onnx", "--data", "test.npz", "--out", "never"]
+    assert main(["gate", *models, "--prepare", "keys.yaml"]) == 2
+    assert "feeds arrays as they are" in capsys.readouterr().err
+    assert main(["gate", *models, "--task", "image-classification", "--prepare", "studnt:keys.yaml"]) == 2
+    assert "studnt:keys.yaml, which is no file" in (err := capsys.readouterr().err)
+    assert "teacher, student" in err
