@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from edgekd.gates.verdict import Decision, Gate
 from edgekd.report import words
 from edgekd.report.amounts import plural
+from edgekd.report.fidelity import TITLES, figure_words
 from edgekd.report.github import code, details, escape, table
 from edgekd.report.grouped import ORDER, SHOWN, SliceGroup, group_slices
 from edgekd.report.view import View, flatten, ledger_ranges
@@ -124,6 +125,14 @@ def _folded(view: View) -> list[str]:
         rows = [[escape(c) for c in words.candidate_row(row)] for row in view.candidates]
         lines += details(
             f"{len(rows)} candidates", table(words.CANDIDATE_HEADER, rows, left=words.CANDIDATE_WORDS)
+        )
+    for found in view.fidelity:
+        rows = [[TITLES[f.name], *figure_words(f)] for f in found.figures]
+        lines += details(
+            escape(f"Fidelity of '{found.label}' to '{found.against}', {found.n:,} examples"),
+            table(
+                ("figure", "estimate", "one-sided 95 % bounds"), [[escape(c) for c in row] for row in rows]
+            ),
         )
     for flips in view.flips:
         rows = [[escape(c) for c in row] for row in words.flip_rows(flips)]

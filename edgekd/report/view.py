@@ -19,6 +19,7 @@ from edgekd.gates.latency import LatencySummary, summarise
 from edgekd.gates.verdict import VERDICT_FILE, CandidateVerdict, Gate, Verdict, load_verdict
 from edgekd.report.chain import ChainTable, load_links, table_of
 from edgekd.report.distribution import Distribution, distribution_of
+from edgekd.report.fidelity import FidelityTable, fidelity_tables
 from edgekd.report.flips import FlipTable, flip_tables, with_thumbnails
 from edgekd.report.pareto import ParetoChart, pareto_charts
 from edgekd.report.resources import resource_lines
@@ -76,6 +77,7 @@ class View:
     Attributes:
         notes: the run's own, then what could not be read for the tables.
         pareto: accuracy against latency, per target.
+        fidelity: how far the answers of what ships are displaced, per target and reference.
         flips: examples that flipped between the teacher and what ships, per target.
     """
 
@@ -87,6 +89,7 @@ class View:
     notes: tuple[str, ...]
     pareto: tuple[ParetoChart, ...] = ()
     flips: tuple[FlipTable, ...] = ()
+    fidelity: tuple[FidelityTable, ...] = ()
 
     def name_of(self, artifact: str) -> str:
         """What the run calls an artifact; a short digest where it does not know it."""
@@ -107,10 +110,12 @@ def load_view(folder: Path) -> View:
     notes = list(run.notes)
     chain = None
     flips: tuple[FlipTable, ...] = ()
+    fidelity: tuple[FidelityTable, ...] = ()
     if run.chain:
         try:
             links = load_links(folder, run)
             chain, flips = table_of(links, run), flip_tables(links, run)
+            fidelity = fidelity_tables(links, run)
         except InputError as e:
             notes.append(f"The chain is not shown: {e}.")
     if flips:
@@ -139,6 +144,7 @@ def load_view(folder: Path) -> View:
         notes=tuple(notes),
         pareto=pareto_charts(folder, run, verdict),
         flips=flips,
+        fidelity=fidelity,
     )
 
 

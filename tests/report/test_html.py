@@ -128,7 +128,7 @@ def test_the_verdict_is_first_and_says_why(view, page):
 
 def test_every_part_is_there(view, page):
     assert page.values("id", "section") == [
-        "verdict", "gates", "chain", "candidates", "latency", "slices", "flips", "notes", "provenance",
+        "verdict", "gates", "chain", "candidates", "latency", "slices", "fidelity", "flips", "notes", "provenance",
         "environment", "again",
     ]  # fmt: skip
     text = html.unescape(" ".join(page.words))

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from edgekd.report import words
 from edgekd.report.html.candidates import candidates_section
+from edgekd.report.html.fidelity import fidelity_section
 from edgekd.report.html.flips import flips_section, flips_word
 from edgekd.report.html.gates import gates_section, verdict_card
 from edgekd.report.html.latency import latency_section
@@ -25,6 +26,7 @@ _CONTENTS = (
     ("candidates", "Candidates"),
     ("latency", "Latency"),
     ("slices", "Slices"),
+    ("fidelity", "Fidelity"),
     ("flips", "Flips"),
     ("notes", "Notes"),
     ("provenance", "Provenance"),
@@ -43,6 +45,7 @@ def render_html(view: View) -> str:
         "candidates": candidates_section(view),
         "latency": latency_section(view),
         "slices": slices_section(view),
+        "fidelity": fidelity_section(view.fidelity),
         "flips": flips_section(view.flips),
         "notes": notes_section(view),
         "provenance": provenance_section(view),
