@@ -26,9 +26,9 @@ from type_one_cases import SCENARIOS, Scenario
 
 import edgekd
 from edgekd.gates.accuracy import planned_examples
-from edgekd.gates.bootstrap import contrast_bounds
-from edgekd.gates.score_ratio import ratio_score
-from edgekd.gates.tango import normal_quantile, tango_score
+from edgekd.statistics.bootstrap import contrast_bounds
+from edgekd.statistics.score_ratio import ratio_score
+from edgekd.statistics.tango import normal_quantile, tango_score
 
 SIZES = (500, 2000, 10_000)
 FLIPS = (0.01, 0.02, 0.05, 0.10)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from edgekd.evidence.measurement import BASELINE, CANDIDATE
 from edgekd.gates.looks import LOOKS
-from edgekd.gates.student_t import t_quantile
+from edgekd.statistics.student_t import t_quantile
 
 Trial = Mapping[str, Any]
 #: What a rule makes of one trial: True rejects, False does not; None: the rule was not run on it.

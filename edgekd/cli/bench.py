@@ -65,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.errors import UsageError
     from edgekd.evidence import save_measurement
     from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE
-    from edgekd.gates.binomial import most_over
     from edgekd.measure import Protocol, Setting, measure_scenario
     from edgekd.measure.meters import find_meters
     from edgekd.pipeline.collect import Feeds
@@ -74,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.report.bench import bench_lines, closing_line
     from edgekd.report.sweep import settings_lines
     from edgekd.spec import parse_shapes
+    from edgekd.statistics.binomial import most_over
     from edgekd.tasks import TaskSpec
 
     if args.no_resources and (args.profile or args.meter):

@@ -9,10 +9,10 @@ import numpy as np
 
 from edgekd.errors import UsageError
 from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE, SERVER, Measurement, level_of
-from edgekd.gates.binomial import CONFIDENCE, least_count, quantile_bounds
 from edgekd.gates.quantiles import calls_by_restart
 from edgekd.gates.quiet import worst_noise
 from edgekd.gates.verdict import Decision, Gate
+from edgekd.statistics.binomial import CONFIDENCE, least_count, quantile_bounds
 
 GATE = "latency_absolute"
 METHOD = "binomial bounds of the quantile over raw calls (MLPerf early stopping)"

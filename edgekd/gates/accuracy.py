@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from edgekd.evidence.evaluation import Evaluation
-from edgekd.gates.bootstrap import bca_bounds
 from edgekd.gates.comparable import incomparable, same_answers, unvaried
-from edgekd.gates.score_ratio import ratio_contrast_bounds
-from edgekd.gates.tango import normal_quantile, tango_interval, tango_score
 from edgekd.gates.verdict import Decision, Gate
 from edgekd.metrics import SUMS
+from edgekd.statistics.bootstrap import bca_bounds
+from edgekd.statistics.score_ratio import ratio_contrast_bounds
+from edgekd.statistics.tango import normal_quantile, tango_interval, tango_score
 
 CONFIDENCE = 0.95
 POWER = 0.80

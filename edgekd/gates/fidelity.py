@@ -15,11 +15,11 @@ import numpy as np
 from edgekd.errors import EvidenceError
 from edgekd.evidence.evaluation import Evaluation
 from edgekd.gates.accuracy import CONFIDENCE, NAMES
-from edgekd.gates.bca import LEAST_UNITS
 from edgekd.gates.comparable import incomparable, same_answers
 from edgekd.gates.fidelity_figures import Figure, fidelity_figures
-from edgekd.gates.proportion import examples_to_decide_rate
 from edgekd.gates.verdict import Decision, Gate
+from edgekd.statistics.bca import LEAST_UNITS
+from edgekd.statistics.proportion import examples_to_decide_rate
 
 _WORDS: Mapping[str, str] = {
     "kl_mean": "mean KL divergence",

@@ -16,12 +16,12 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
 from edgekd.evidence.evaluation import Evaluation
-from edgekd.gates.bca import LEAST_UNITS, Bounds
-from edgekd.gates.binomial import least_count
-from edgekd.gates.bootstrap import CONFIDENCE, additive_bounds
-from edgekd.gates.calibration import bound_change, gap_columns, mass_edges, width_edges
-from edgekd.gates.codes import number_names
-from edgekd.gates.proportion import clustered_quantile_bounds, clustered_rate_bounds, rate_bounds
+from edgekd.statistics.bca import LEAST_UNITS, Bounds
+from edgekd.statistics.binomial import least_count
+from edgekd.statistics.bootstrap import CONFIDENCE, additive_bounds
+from edgekd.statistics.calibration import bound_change, gap_columns, mass_edges, width_edges
+from edgekd.statistics.codes import number_names
+from edgekd.statistics.proportion import clustered_quantile_bounds, clustered_rate_bounds, rate_bounds
 
 #: Every figure, in the order of a report. ``agreement`` is 1 - ``flips``.
 FIGURES = (
@@ -71,7 +71,7 @@ def fidelity_figures(
     """Figures with one-sided bounds, of the same examples in the same order.
 
     Flips are bounded exactly (Clopper and Pearson), a mean by the BCa bootstrap, an ECE change by
-    :func:`edgekd.gates.calibration.bound_change`, a median and a 99th percentile by order statistics; a maximum is an
+    :func:`edgekd.statistics.calibration.bound_change`, a median and a 99th percentile by order statistics; a maximum is an
     estimate only. Where
     examples come in clusters the counts are those of as many independent examples as they are worth.
 

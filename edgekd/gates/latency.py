@@ -24,8 +24,8 @@ from edgekd.gates.statistic import (
     restart_effects,
     unusable,
 )
-from edgekd.gates.student_t import t_interval
 from edgekd.gates.verdict import Decision, Gate
+from edgekd.statistics.student_t import t_interval
 
 METHOD = "interleaved, {statistic}, sequential t over restarts"
 

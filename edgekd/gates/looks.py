@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgekd.data.example import Array
-from edgekd.gates.student_t import t_interval
 from edgekd.gates.verdict import Decision
+from edgekd.statistics.student_t import t_interval
 
 LOOKS = (4, 6, 8, 12, 16)
 ALPHA = 0.016

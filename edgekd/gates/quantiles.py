@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.evidence.measurement import SERVER, Measurement
-from edgekd.gates.student_t import t_interval
+from edgekd.statistics.student_t import t_interval
 
 
 def calls_by_restart(measurement: Measurement, arm: str) -> list[Array]:

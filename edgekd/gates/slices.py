@@ -28,12 +28,12 @@ from edgekd.gates.accuracy import (
     planned_examples,
     unstated,
 )
-from edgekd.gates.binomial import binomial_cdf
-from edgekd.gates.codes import number_names
 from edgekd.gates.comparable import incomparable, unvaried
-from edgekd.gates.holm import holm_levels, holm_rejected, normal_tail, simultaneous_confidence
-from edgekd.gates.tango import normal_quantile, tango_interval, tango_score
 from edgekd.gates.verdict import Decision, Gate
+from edgekd.statistics.binomial import binomial_cdf
+from edgekd.statistics.codes import number_names
+from edgekd.statistics.holm import holm_levels, holm_rejected, normal_tail, simultaneous_confidence
+from edgekd.statistics.tango import normal_quantile, tango_interval, tango_score
 
 #: More values than that are ids, not slices.
 MOST_VALUES = 1000

@@ -7,11 +7,11 @@ from typing import Any
 
 from edgekd.evidence.measurement import Measurement, level_of
 from edgekd.gates.absolute import judge_absolute
-from edgekd.gates.binomial import least_count
 from edgekd.gates.latency import judge_latency, should_stop
 from edgekd.gates.looks import LOOKS
 from edgekd.gates.quantiles import calls_by_restart
 from edgekd.gates.tail import judge_tail, least_calls, tail_should_stop
+from edgekd.statistics.binomial import least_count
 
 #: An absolute limit is judged on so many calls that this many over it still pass (1,307 calls for a p99) ...
 _OVER = 5

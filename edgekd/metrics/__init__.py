@@ -4,6 +4,7 @@ A task scores with a well-kept library and keeps, beside the value, what the met
 functions here give the same value from those statistics under any weighting of the examples.
 """
 
-from edgekd.metrics.aggregate import ADDITIVE, SUMS, Statistics, metric_value, metric_values, take_statistics
+from edgekd.metrics.aggregate import ADDITIVE, metric_value, metric_values, take_statistics
+from edgekd.metrics.statistics import SUMS, Statistics
 
 __all__ = ["ADDITIVE", "SUMS", "Statistics", "metric_value", "metric_values", "take_statistics"]

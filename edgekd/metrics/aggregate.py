@@ -8,12 +8,7 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
-
-#: Name of the array of additive statistics, float64 (n, k).
-SUMS = "sums"
-
-#: What a metric is made of: ``{"sums": (n, k)}`` for additive metrics, arrays of their own for the others.
-Statistics = Mapping[str, Array]
+from edgekd.metrics.statistics import SUMS, Statistics
 
 
 def _divide(a: Array, b: Array) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
-from edgekd.metrics.aggregate import Statistics
+from edgekd.metrics.statistics import Statistics
 
 #: The arrays that :func:`average_precision` is made of.
 NAMES = (

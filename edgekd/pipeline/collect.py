@@ -27,13 +27,13 @@ from edgekd.evidence import (
 )
 from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE
 from edgekd.files import digest_of
-from edgekd.gates.binomial import most_over
 from edgekd.gates.timing import TimingLimits
 from edgekd.measure import Protocol, Scenario, Setting, ledger, measure_scenario
 from edgekd.pipeline.tuning import tuning_for
 from edgekd.prepare import prepare_key
 from edgekd.spec import draw_feeds, stack_feeds
 from edgekd.stages import StageStore, tool_versions
+from edgekd.statistics.binomial import most_over
 from edgekd.target import check_threads
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 

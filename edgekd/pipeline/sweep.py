@@ -13,7 +13,6 @@ import edgekd
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
 from edgekd.errors import StorageError, UsageError
-from edgekd.gates.student_t import t_interval
 from edgekd.measure import Setting, ledger
 from edgekd.measure.arm import Protocol
 from edgekd.measure.configuration import BATCH, Sweep, SweepableRuntime, Value
@@ -23,6 +22,7 @@ from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.pipeline.tuning import Tuning, batch_of, objective_of
 from edgekd.plugins import load_path
 from edgekd.release.manifest import MANIFEST_FILE
+from edgekd.statistics.student_t import t_interval
 from edgekd.tuned import THROUGHPUT, Tuned, keep_tuned, machine_key
 
 #: Examples per call that are tried for throughput; the search leaves out those whose call would be too long.

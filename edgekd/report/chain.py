@@ -13,9 +13,9 @@ import numpy as np
 from edgekd.evidence.evaluation import Evaluation, load_evaluation
 from edgekd.evidence.run import Hop, Run
 from edgekd.gates.accuracy import is_proportion
-from edgekd.gates.bca import Bounds
-from edgekd.gates.bootstrap import bca_bounds
-from edgekd.gates.tango import tango_interval
+from edgekd.statistics.bca import Bounds
+from edgekd.statistics.bootstrap import bca_bounds
+from edgekd.statistics.tango import tango_interval
 
 CONFIDENCE = 0.95
 

@@ -13,9 +13,9 @@ from edgekd.evidence.measurement import SERVER, load_measurement
 from edgekd.evidence.run import Candidate, Evidence, Run
 from edgekd.gates.accuracy import is_proportion
 from edgekd.gates.latency import ratio_of
-from edgekd.gates.tango import normal_quantile
 from edgekd.gates.verdict import CandidateVerdict, Decision, Gate, Verdict
 from edgekd.report.chain import paired_difference
+from edgekd.statistics.tango import normal_quantile
 
 #: Two-sided level of the reference's own interval.
 CONFIDENCE = 0.95

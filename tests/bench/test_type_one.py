@@ -8,10 +8,10 @@ from scipy.stats import multinomial
 from type_one import FLIPS, SIZES, difference_chance, ratio_chance, simulate
 from type_one_cases import SCENARIOS
 
-from edgekd.gates.bootstrap import contrast_of
-from edgekd.gates.score_ratio import ratio_score
-from edgekd.gates.tango import normal_quantile, tango_score
 from edgekd.metrics import metric_values
+from edgekd.statistics.bootstrap import contrast_of
+from edgekd.statistics.score_ratio import ratio_score
+from edgekd.statistics.tango import normal_quantile, tango_score
 
 Z = normal_quantile(0.95)
 

@@ -40,7 +40,10 @@ NOT_RUN = {
         "edgekd init",
     ): "trains for a minute or more; the block after it runs it shortened",
     ("docs/gate_power.md", "make gate-power"): "measures for five minutes",
-    ("docs/results/accuracy.md", "python bench/judge_million.py"): "judges a million rows, for its time and memory",
+    (
+        "docs/results/accuracy.md",
+        "python bench/judge_million.py",
+    ): "judges a million rows, for its time and memory",
     (
         "docs/gate_power.md",
         "python bench/gate_power run --mode full --condition quiet --together --out runs/gate-power/quiet",

@@ -16,13 +16,13 @@ from edgekd.artifact import Artifact
 from edgekd.errors import DataError
 from edgekd.evidence import Measurement, load_measurement, save_measurement
 from edgekd.evidence.measurement import BASELINE, CANDIDATE, TWIN
-from edgekd.gates.binomial import most_over
 from edgekd.gates.latency import judge_latency
 from edgekd.gates.tail import judge_tail
 from edgekd.measure import Protocol, Scenario, Setting, ledger, measure_scenario
 from edgekd.models import open_reference
 from edgekd.pipeline.collect import Feeds
 from edgekd.stages import StageStore
+from edgekd.statistics.binomial import most_over
 from edgekd.target import parse_target
 from edgekd.testing import write_fake
 

@@ -6,9 +6,9 @@ import pytest
 from fixtures_run import make_measurement
 
 from edgekd.errors import UsageError
-from edgekd.gates.binomial import least_count
 from edgekd.measure import Protocol, Scenario
 from edgekd.measure.scenario import scenario_from
+from edgekd.statistics.binomial import least_count
 
 
 def test_defaults_are_loadgens():

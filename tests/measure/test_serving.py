@@ -13,10 +13,10 @@ from edgekd.errors import UsageError
 from edgekd.evidence import Measurement, load_measurement, save_measurement
 from edgekd.evidence.measurement import BASELINE, CANDIDATE
 from edgekd.gates.absolute import judge_absolute
-from edgekd.gates.binomial import most_over
 from edgekd.measure import Protocol, Scenario, Setting, arms_of, ledger, serving
 from edgekd.measure.serving import RESOLUTION, Search, measure_server
 from edgekd.spec import draw_feeds
+from edgekd.statistics.binomial import most_over
 from edgekd.target import parse_target
 from edgekd.testing import write_fake
 

@@ -9,11 +9,11 @@ from fixtures_run import TARGET, make_evaluation, make_run
 from edgekd.errors import EvidenceError
 from edgekd.evidence.evaluation import save_evaluation
 from edgekd.evidence.run import Hop
-from edgekd.gates.bootstrap import bca_bounds
-from edgekd.gates.tango import tango_interval
 from edgekd.metrics import SUMS
 from edgekd.report.chain import chain_table, ends_of, link_hops, paired_difference, table_of
 from edgekd.report.words import chain_rows, chain_sentences, metric_header
+from edgekd.statistics.bootstrap import bca_bounds
+from edgekd.statistics.tango import tango_interval
 
 
 @pytest.fixture(scope="module")

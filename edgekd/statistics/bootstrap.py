@@ -17,9 +17,9 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
 from edgekd.evidence.evaluation import Evaluation
-from edgekd.gates.bca import LEAST_UNITS, Bounds, bounds_from_draws
-from edgekd.gates.resample import BLOCK, cluster_codes, draw_counts, make_units
 from edgekd.metrics import ADDITIVE, SUMS, Statistics, metric_values
+from edgekd.statistics.bca import LEAST_UNITS, Bounds, bounds_from_draws
+from edgekd.statistics.resample import BLOCK, cluster_codes, draw_counts, make_units
 
 CONFIDENCE = 0.95
 DRAWS = 2000

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError
-from edgekd.gates.codes import mix_digests, number_names
+from edgekd.statistics.codes import mix_digests, number_names
 
 #: Most distinct rows that are drawn as counts.
 DISTINCT = 4096

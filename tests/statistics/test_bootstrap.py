@@ -11,9 +11,9 @@ from scipy import stats
 
 from edgekd.errors import EvidenceError
 from edgekd.evidence.evaluation import Evaluation
-from edgekd.gates import resample
-from edgekd.gates.bca import bounds_from_draws, widened_quantile
-from edgekd.gates.bootstrap import (
+from edgekd.statistics import resample
+from edgekd.statistics.bca import bounds_from_draws, widened_quantile
+from edgekd.statistics.bootstrap import (
     additive_bounds,
     bca_bounds,
     contrast_bounds,
@@ -21,7 +21,7 @@ from edgekd.gates.bootstrap import (
     draws_for,
     weighted_bounds,
 )
-from edgekd.gates.resample import draw_counts, make_units
+from edgekd.statistics.resample import draw_counts, make_units
 
 
 def sums(*columns):

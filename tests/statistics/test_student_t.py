@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import t as reference
 
 from edgekd.errors import InputError
-from edgekd.gates.student_t import t_cdf, t_quantile
+from edgekd.statistics.student_t import t_cdf, t_quantile
 
 
 @pytest.mark.parametrize("df", [*range(1, 21), 31, 64, 99])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from edgekd.errors import InputError
-from edgekd.gates.holm import holm_adjusted, holm_rejected, normal_tail, simultaneous_confidence
+from edgekd.statistics.holm import holm_adjusted, holm_rejected, normal_tail, simultaneous_confidence
 
 P = st.lists(st.floats(0, 1), max_size=30)
 

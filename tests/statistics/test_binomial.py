@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
 from edgekd.errors import InputError
-from edgekd.gates.binomial import binomial_cdf, least_count, least_over, most_over, quantile_bounds
+from edgekd.statistics.binomial import binomial_cdf, least_count, least_over, most_over, quantile_bounds
 
 
 @pytest.mark.parametrize(

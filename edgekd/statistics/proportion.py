@@ -14,10 +14,10 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import InputError
-from edgekd.gates.binomial import binomial_cdf, least_over, most_over, quantile_bounds
-from edgekd.gates.resample import cluster_codes
-from edgekd.gates.student_t import t_quantile
-from edgekd.gates.tango import normal_quantile
+from edgekd.statistics.binomial import binomial_cdf, least_over, most_over, quantile_bounds
+from edgekd.statistics.resample import cluster_codes
+from edgekd.statistics.student_t import t_quantile
+from edgekd.statistics.tango import normal_quantile
 
 _TOLERANCE = 1e-12
 

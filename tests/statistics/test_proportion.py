@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom, norm, t
 
 from edgekd.errors import InputError
-from edgekd.gates.binomial import quantile_bounds
-from edgekd.gates.proportion import (
+from edgekd.statistics.binomial import quantile_bounds
+from edgekd.statistics.proportion import (
     clustered_quantile_bounds,
     clustered_rate_bounds,
     effective_examples,

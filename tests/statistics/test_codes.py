@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.gates import codes as module
-from edgekd.gates.codes import number_names
+from edgekd.statistics import codes as module
+from edgekd.statistics.codes import number_names
 
 
 @given(st.lists(st.text(max_size=5), max_size=40))

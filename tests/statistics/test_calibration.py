@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.gates.calibration import (
+from edgekd.statistics.calibration import (
     bound_change,
     expected_calibration_error,
     gap_columns,

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom
 
 from edgekd.errors import InputError
-from edgekd.gates.tango import normal_quantile, tango_interval, tango_score
+from edgekd.statistics.tango import normal_quantile, tango_interval, tango_score
 
 
 def brute_score(gained: int, lost: int, n: int, difference: float) -> float:

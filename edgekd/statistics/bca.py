@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 
 from edgekd.data.example import Array
-from edgekd.gates.student_t import t_quantile
+from edgekd.statistics.student_t import t_quantile
 
 #: Fewer units than this carry no bootstrap: it cannot show tails that the sample does not have.
 LEAST_UNITS = 20

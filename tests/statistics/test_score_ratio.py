@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from edgekd.errors import InputError
-from edgekd.gates.score_ratio import ratio_contrast_bounds, ratio_score
-from edgekd.gates.tango import normal_quantile, tango_interval, tango_score
+from edgekd.statistics.score_ratio import ratio_contrast_bounds, ratio_score
+from edgekd.statistics.tango import normal_quantile, tango_interval, tango_score
 
 
 def brute_score(both, gained, lost, n, share, contrast):

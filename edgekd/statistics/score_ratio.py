@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from edgekd.errors import InputError
-from edgekd.gates.tango import normal_quantile
+from edgekd.statistics.tango import normal_quantile
 
 #: Width at which a bound is taken as found.
 _TOLERANCE = 1e-12

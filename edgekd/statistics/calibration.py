@@ -18,8 +18,8 @@ from statistics import NormalDist
 import numpy as np
 
 from edgekd.data.example import Array
-from edgekd.gates.bca import LEAST_UNITS, Bounds, widened_quantile
-from edgekd.gates.resample import draw_counts, make_units
+from edgekd.statistics.bca import LEAST_UNITS, Bounds, widened_quantile
+from edgekd.statistics.resample import draw_counts, make_units
 
 BINS = 15
 METHOD = "debiased-bootstrap"
