@@ -233,7 +233,7 @@ def _counted(
                 estimate=(g - m) / n,
                 interval=(lower, upper),
                 passed=z > normal_quantile(CONFIDENCE),
-                rejected=gated and upper < -max_drop,
+                rejected=upper < -max_drop,
                 powered=gated,
                 needed=least,
                 level=level,

@@ -8,7 +8,7 @@ from fixtures_run import AT, POLICY, TARGET, make_run
 
 from edgekd.errors import EvidenceError, UsageError
 from edgekd.evidence.measurement import load_measurement, save_measurement
-from edgekd.evidence.run import AbsentTarget, LatencyEvidence, load_run
+from edgekd.evidence.run import AbsentTarget, Failure, LatencyEvidence, load_run
 from edgekd.gates import exit_code, judge_run, load_verdict, select_candidates
 from edgekd.recipe import GatesBlock
 
@@ -358,3 +358,32 @@ def test_a_run_of_the_first_version_is_judged_as_before(tmp_path):
             document.write_text(json.dumps(found))
     after = judge_run(tmp_path, load_run(tmp_path), policy())
     assert [g.to_json() for g in after.gates] == [g.to_json() for g in before.gates]
+
+
+def test_only_the_test_split_is_judged_on(tmp_path):
+    from edgekd.evidence.evaluation import load_evaluation, save_evaluation
+
+    make_run(tmp_path)
+    chosen = next(c for c in load_run(tmp_path).candidates if c.test)
+    for path in (chosen.test.accuracy.candidate, *chosen.test.accuracy.references.values()):
+        save_evaluation(replace(load_evaluation(tmp_path / path), split="train"), tmp_path / path)
+    gate = by_name(judge_run(tmp_path, load_run(tmp_path), policy()))["accuracy"]
+    assert (gate.decision, gate.error_kind) == ("error", "input")
+    assert "is of the train split" in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "code"),
+    [("accuracy", "input", 2), ("accuracy.teacher", "infrastructure", 4), ("latency", "infrastructure", 4)],
+)
+def test_what_could_not_be_collected_is_an_error_with_its_reason(tmp_path, what, kind, code):
+    make_run(tmp_path)
+    run = load_run(tmp_path)
+    failure = Failure(kind=kind, reason="the child died of signal 9")
+    candidates = tuple(
+        replace(c, test=replace(c.test, failures={what: failure})) if c.test else c for c in run.candidates
+    )
+    verdict = judge_run(tmp_path, replace(run, candidates=candidates), policy())
+    gate = by_name(verdict)[what.partition(".")[0]]
+    assert (gate.decision, gate.error_kind, gate.reason) == ("error", kind, failure.reason)
+    assert exit_code(verdict) == code

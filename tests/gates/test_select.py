@@ -44,6 +44,8 @@ SIZES = {"a": 30, "b": 20, "c": 10}
         ([entry("a", -0.05, "reject", ratio=0.1), entry("b", -0.03, "reject", ratio=0.5)], "b"),
         # an error comes last
         ([entry("a", -0.05, "reject"), entry("b", 0.0, "error")], "a"),
+        # a metric that does not exist is no violation of 0
+        ([entry("a", -0.05, "reject"), entry("b", float("nan"), "inconclusive", ratio=0.1)], "a"),
         # ties: smaller file, then digest
         ([entry("a", 0.0, ratio=0.4), entry("c", 0.0, ratio=0.4)], "c"),
         ([entry("z", 0.0), entry("y", 0.0)], "y"),

@@ -153,3 +153,24 @@ def test_a_small_slice_that_lost_everything_is_no_pass():
     gate = by_value(judge_slices(*made))["tiny"]
     assert gate.decision == "inconclusive"
     assert "more than chance" in gate.reason
+
+
+def test_without_a_bound_for_all_slices_nothing_is_rejected(monkeypatch):
+    from dataclasses import replace
+
+    from edgekd.gates import slices as module
+
+    def narrow_only(reference, candidate, limit, *, confidence=0.95):
+        found = compare(reference, candidate, limit, confidence=0.95)
+        return found if confidence == 0.95 else replace(found, interval=None)
+
+    compare = module.compare
+    monkeypatch.setattr(module, "compare", narrow_only)
+    rng = np.random.RandomState(1)
+    scores = rng.beta(5, 2, 4000)
+    slices = {"site": np.repeat(["a", "b"], 2000)}
+    one = make_evaluation(n=4000, scores=scores, slices=slices, metric="iou", name="teacher")
+    two = make_evaluation(
+        n=4000, scores=np.clip(scores - 0.1 + rng.normal(0, 0.01, 4000), 0, 1), slices=slices, metric="iou"
+    )
+    assert {g.decision for g in judge_slices(one, two)} == {"inconclusive"}
