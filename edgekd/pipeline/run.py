@@ -152,7 +152,10 @@ def run_recipe(
         if first_run and is_missing(recipe.gates.baseline, base):
             state = "first-run"
         else:
-            opened = open_reference(recipe.gates.baseline, weights=None, base=base, store=store)
+            opened = fed_like(
+                made.student,
+                open_reference(recipe.gates.baseline, weights=None, base=base, store=store),
+            )
             baseline = ("baseline", float_artifact(opened, recipe.export[0], recipe, store, "baseline"))
             state = "present"
     check_inputs({"teacher": teacher[1], **dict(students)}, shapes=recipe.shapes, rename={})
@@ -215,6 +218,13 @@ def run_recipe(
             provenance=recipe.provenance, collected_at=utc_now(), edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, recipe.gates)
+
+
+def fed_like(student: Model | Artifact, baseline: Model | Artifact) -> Model | Artifact:
+    """Last release's model with the student's preprocessing, where its own documents have none: a bare .onnx, say."""
+    if isinstance(baseline, Model) or baseline.prepare or not student.prepare:
+        return baseline
+    return baseline.with_prepare(student.prepare)
 
 
 def student_references(
