@@ -74,8 +74,8 @@ GATE = ("gate", "--student", "student.onnx")
         ((*GATE, "--max-latency-ms", "5", "--scenario", "server", "--bound-ms", "5"), "--target-qps 100"),
         ((*GATE, "--max-latency-ms", "5", "--policy", "p.yaml"), "both as options and by --policy"),
         (("gate", "nowhere", "--max-latency-ms", "5"), "limits of a stored run come from --policy"),
-        (("gate", "nowhere", "--scenario", "offline"), "--scenario says how to measure, and a stored run is only judged"),
-        (("gate", "nowhere", "--threads", "1"), "--threads says how to measure"),
+        (("gate", "nowhere", "--scenario", "offline"), "--scenario says how to collect evidence, and a stored run is only judged"),
+        (("gate", "nowhere", "--threads", "1"), "--threads says how to collect evidence"),
     ],
 )  # fmt: skip
 def test_misuse_is_one_line_and_exit_2(edgekd: Edgekd, place: Path, args: tuple[str, ...], says: str) -> None:
