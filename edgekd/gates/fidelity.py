@@ -131,26 +131,37 @@ def _sentence(
     if figure.trouble:
         return figure.trouble
     if name == "flips":
-        where = f"student answers {100 * figure.estimate:.2f} % of {n:,} examples unlike {reference}"
-        bound = f"(limit {100 * limit:.2f} %)"
-        if decision == "reject" and figure.lower is not None:
-            return f"{where}, at least {100 * figure.lower:.2f} % {bound}"
-        if figure.upper is None:
-            return f"{where} {bound}"
-        said = f"{where}, at most {100 * figure.upper:.2f} % {bound}"
-        if decision == "pass":
-            return said
-        wanted = examples_to_decide_rate(round(figure.estimate * n), n, limit)
-        more = f"about {wanted:,} examples would decide" if wanted else "more data will not pass it"
-        if wanted and candidate.clusters is not None:
-            more = "more clusters would decide"  # examples of one cluster are not worth as many
-        return f"{said}: {more}"
-    unit = " nats" if name.startswith("kl") else ""
-    shown = f"{_WORDS.get(name, name)} from {reference} is {figure.estimate:.4g}{unit}"
-    bound = f"(limit {limit:g}) on {n:,} examples"
+        shown, bound = f"student answers {_percent(figure.estimate)} of {n:,} examples unlike {reference}", ""
+        write, limited = _percent, f"(limit {_percent(limit)})"
+    else:
+        unit = " nats" if name.startswith("kl") else ""
+        shown, bound = (
+            f"{_WORDS.get(name, name)} from {reference} is {figure.estimate:.4g}{unit}",
+            f" on {n:,} examples",
+        )
+        write, limited = "{:.4g}".format, f"(limit {limit:g})"
     if decision == "reject" and figure.lower is not None:
-        return f"{shown}, at least {figure.lower:.4g} {bound}"
+        return f"{shown}, at least {write(figure.lower)} {limited}{bound}"
     if figure.upper is None:
-        return f"{shown} {bound}"
-    said = f"{shown}, at most {figure.upper:.4g} {bound}"
-    return said if decision == "pass" else f"{said}: more examples would decide"
+        return f"{shown} {limited}{bound}"
+    said = f"{shown}, at most {write(figure.upper)} {limited}{bound}"
+    return said if decision == "pass" else f"{said}: {_wanted(name, figure, limit, candidate)}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def _wanted(name: str, figure: Figure, limit: float, candidate: Evaluation) -> str:
+    """What would decide an undecided figure."""
+    if name != "flips":
+        return "more examples would decide"
+    wanted = examples_to_decide_rate(round(figure.estimate * candidate.n), candidate.n, limit)
+    if not wanted:
+        return "more data will not pass it"
+    # Examples of one cluster are not worth as many.
+    return (
+        f"about {wanted:,} examples would decide"
+        if candidate.clusters is None
+        else "more clusters would decide"
+    )
