@@ -182,6 +182,24 @@ def draw_feeds(
     return feeds
 
 
+def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, np.ndarray[Any, Any]], where: str) -> None:
+    """Refuse feeds that are not exactly what a model takes: every input, no other, each of its dtype and sizes.
+
+    Args:
+        where: names the model in messages.
+
+    Raises:
+        DataError: names the input.
+    """
+    for spec in inputs:
+        if spec.name not in feeds:
+            raise DataError(f"{where}: input '{spec.name}' is not fed", f"the model wants {spec}")
+        spec.check(feeds[spec.name], where=where)
+    if len(feeds) != len(inputs):
+        extra = sorted(set(feeds) - {s.name for s in inputs})
+        raise DataError(f"{where} has no input '{extra[0]}'", f"it has {', '.join(s.name for s in inputs)}")
+
+
 def stack_feeds(
     feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]], batch: int
 ) -> dict[str, np.ndarray[Any, Any]]:

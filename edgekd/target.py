@@ -17,7 +17,7 @@ from edgekd.quantize.config import QuantConfig
 from edgekd.spec import TensorSpec
 
 _TARGET = re.compile(
-    r"(?P<device>[A-Za-z0-9_./-]+):(?P<runtime>[a-z0-9_-]+)(?:\+(?P<provider>[A-Za-z0-9_-]+))?"
+    r"(?P<device>[A-Za-z0-9_./@-]+):(?P<runtime>[a-z0-9_-]+)(?:\+(?P<provider>[A-Za-z0-9_-]+))?"
 )
 
 
@@ -26,7 +26,7 @@ class Target:
     """A place to run: device x runtime x provider.
 
     Attributes:
-        device: ``cpu`` in this version.
+        device: ``cpu``, ``cuda``, or one behind a link: ``ssh/HOST``, ``adb/SERIAL``.
         runtime: a runtime plugin's name, e.g. ``onnxruntime``.
         provider: the execution provider asked for; empty means the runtime's own for that device.
         required: False makes an absent target ``not_run`` instead of inconclusive.
@@ -147,7 +147,11 @@ class Runtime(Protocol):
 
 @runtime_checkable
 class Exporter(Protocol):
-    """An exporter plugin: writes one format."""
+    """An exporter plugin: writes one format.
+
+    Options that every exporter understands or refuses by name: ``shapes`` (of :func:`edgekd.spec.parse_shapes`),
+    ``feeds`` (real feeds that parity is checked on as well), ``atol``, ``rtol``, ``dtype``, ``opset``.
+    """
 
     format: str
 
@@ -164,3 +168,52 @@ class Exporter(Protocol):
     def read(self, path: Path, outputs: Sequence[str] = ()) -> Artifact:
         """A file of this format from outside, as an artifact (nothing is written)."""
         ...
+
+
+@runtime_checkable
+class ConvertingExporter(Protocol):
+    """An exporter that also makes its format out of another's artifact; this is optional.
+
+    Attributes:
+        sources: formats that it takes, the best first.
+    """
+
+    sources: tuple[str, ...]
+
+    def convert(self, artifact: Artifact, out: Path, options: Mapping[str, Any]) -> Artifact:
+        """Write ``artifact`` in this format into the existing folder ``out``, checked against the source.
+
+        ``prepare``, ``output`` and dtype are carried over; ``lineage["source"]`` is the source's digest.
+
+        Raises:
+            ModelError: what the format cannot hold, by node name, or beyond the tolerance; UsageError: an option.
+        """
+        ...
+
+
+@runtime_checkable
+class ModelQuantizer(Protocol):
+    """An exporter whose format is quantized from the torch module, not from its own files; this is optional."""
+
+    def quantize_model(
+        self,
+        model: Model,
+        config: QuantConfig,
+        feeds: Iterable[Mapping[str, Array]],
+        out: Path,
+        options: Mapping[str, Any],
+    ) -> Artifact:
+        """Write a quantized ``model`` into the existing folder ``out``; as :meth:`Exporter.quantize` otherwise."""
+        ...
+
+
+@runtime_checkable
+class QuantizedAtSource(Protocol):
+    """An exporter whose format is made of a source that is quantized already; this is optional.
+
+    Attributes:
+        quantized_source: the format to quantize in, e.g. ``onnx``; quantized_variant: of :class:`QuantConfig`.
+    """
+
+    quantized_source: str
+    quantized_variant: str

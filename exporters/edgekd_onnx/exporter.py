@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgekd.artifact import Artifact, record_file
 from edgekd.data.example import Array
 from edgekd.errors import ModelError, UsageError
 from edgekd.lazy import require
 from edgekd.model import MODEL_FILE, Model
+from edgekd.parity import (
+    PARITY_ATOL,
+    PARITY_RTOL,
+    PARITY_SEED,
+    batch_feeds,
+    check_parity,
+    parity_batches,
+    parity_feeds,
+)
 from edgekd.quantize.config import QuantConfig
-from edgekd.spec import Dim, TensorSpec, concrete_shape, draw_feeds
+from edgekd.spec import Dim, TensorSpec
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
 from edgekd.workload import StaticCost
@@ -25,13 +32,6 @@ from edgekd_onnx.writing import ENTRY, EXTERNAL, one_line, quiet, strip_provenan
 #: The newest opset that ONNX Runtime 1.20 and TensorRT 10.3 read whole, and the one torch's exporter is written for.
 DEFAULT_OPSET = 18
 _OPSETS = range(18, 24)
-
-#: Batches that parity is checked at; 5 is neither what the example input had nor a power of two.
-PARITY_BATCHES = (1, 2, 5)
-PARITY_SEED = 20_000
-#: float32 sums in another order: |torch - onnx| <= atol + rtol |torch|.
-PARITY_ATOL = 1e-4
-PARITY_RTOL = 1e-3
 
 _OPTIONS = ("opset", "shapes", "feeds", "atol", "rtol")
 
@@ -58,22 +58,11 @@ def _rename_symbols(proto: Any, inputs: Sequence[TensorSpec]) -> None:
                 dim.dim_param = real[dim.dim_param]
 
 
-def _batch_feeds(
-    inputs: Sequence[TensorSpec], shapes: Mapping[str, Any], seed: int, batch: int
-) -> dict[str, Array]:
-    """Seeded feeds whose leading symbolic dimensions are ``batch`` even where ``shapes`` gives another."""
-    sized = {}
-    for spec in inputs:
-        shape = concrete_shape(spec, shapes, batch)
-        sized[spec.name] = ((batch, *shape[1:]) if spec.dynamic_batch else shape,) * 3
-    return draw_feeds(inputs, seed=seed, shapes=sized, batch=batch)
-
-
 def _to_proto(module: Any, model: Model, opset: int, shapes: Mapping[str, Any]) -> Any:
     torch = require("torch", extra="torch", purpose="exporting to ONNX")
     require("onnxscript", extra="torch", purpose="exporting to ONNX")
     # Batch 2: torch.export takes sizes 0 and 1 for constants.
-    feeds = _batch_feeds(model.inputs, shapes, PARITY_SEED, 2)
+    feeds = batch_feeds(model.inputs, shapes, PARITY_SEED, 2)
     args = tuple(torch.from_numpy(feeds[s.name]) for s in model.inputs)
     try:
         with quiet(), torch.inference_mode(False):
@@ -97,58 +86,6 @@ def _to_proto(module: Any, model: Model, opset: int, shapes: Mapping[str, Any]) 
     strip_provenance(proto)
     _rename_symbols(proto, model.inputs)
     return proto
-
-
-def check_parity(
-    reference: Any,
-    candidate: Any,
-    batches: Iterable[Mapping[str, Array]],
-    *,
-    atol: float,
-    rtol: float,
-) -> tuple[float, int]:
-    """Compare two sessions on the same feeds: |reference - candidate| <= atol + rtol |reference|.
-
-    Returns:
-        The largest absolute error, and the number of feeds compared.
-
-    Raises:
-        ModelError: beyond the tolerance, another shape, or NaN in only one; names the worst output.
-    """
-    worst = 0.0
-    count = 0
-    for feeds in batches:
-        expected, got = reference.run(feeds), candidate.run(feeds)
-        count += 1
-        for name, want in expected.items():
-            have = got.get(name)
-            if have is None or have.shape != want.shape or have.dtype != want.dtype:
-                found = "nothing" if have is None else f"{have.dtype}{have.shape}"
-                raise ModelError(
-                    f"output '{name}' is {want.dtype}{want.shape} in torch and {found} in ONNX Runtime",
-                    "the export is wrong: do not use it",
-                )
-            if want.size == 0:
-                continue
-            a, b = want.astype(np.float64), have.astype(np.float64)
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            with np.errstate(invalid="ignore"):
-                error = np.where(same, 0.0, np.abs(a - b))
-                excess = error - (atol + rtol * np.abs(a))
-            largest = float(np.max(error))
-            if not np.all(excess[~same] <= 0):
-                raise ModelError(
-                    f"output '{name}' differs by {largest:.3g} between torch and ONNX Runtime "
-                    f"(tolerance {atol:g} + {rtol:g} x |value|, batch {_batch_of(feeds)})",
-                    "the export is wrong: do not use it",
-                )
-            worst = max(worst, largest)
-    return worst, count
-
-
-def _batch_of(feeds: Mapping[str, Array]) -> object:
-    first = next(iter(feeds.values()), None)
-    return first.shape[0] if first is not None and first.ndim else "none"
 
 
 def _output_specs(session: Any, model: Model) -> tuple[TensorSpec, ...]:
@@ -212,12 +149,13 @@ class OnnxExporter:
             sessions.append(TorchRuntime().open(model.folder / MODEL_FILE, threads))
             sessions.append(OnnxRuntime().open(out / ENTRY, threads))
             _refuse_other_names(model, sessions[1])
-            error, compared = check_parity(
+            parity = check_parity(
                 sessions[0],
                 sessions[1],
-                _parity_feeds(model, shapes, options.get("feeds") or ()),
+                parity_feeds(model.inputs, shapes, options.get("feeds") or ()),
                 atol=atol,
                 rtol=rtol,
+                batches=parity_batches(model.inputs, shapes),
             )
             inputs, outputs = sessions[1].inputs, _output_specs(sessions[1], model)
         except BaseException:
@@ -242,10 +180,7 @@ class OnnxExporter:
                 "model": model.as_artifact().digest,
                 "factory": model.factory,
                 "opset": opset,
-                "parity": {
-                    "max_abs_error": error, "feeds": compared, "atol": atol, "rtol": rtol,
-                    "batches": list(PARITY_BATCHES), "seed": PARITY_SEED,
-                },
+                "parity": parity.to_json(),
                 "tools": tool_versions("torch", "onnx", "onnxscript", "onnxruntime"),
             },
         )  # fmt: skip
@@ -311,12 +246,3 @@ def _refuse_other_names(model: Model, session: Any) -> None:
                 f"{model.name} was exported with input {have}, expected {want}",
                 "the module fixes that size while it is traced: use tensor sizes, not Python numbers",
             )
-
-
-def _parity_feeds(
-    model: Model, shapes: Mapping[str, Any], real: Iterable[Mapping[str, Array]]
-) -> Iterator[Mapping[str, Array]]:
-    dynamic = any(s.dynamic_batch for s in model.inputs)
-    for batch in PARITY_BATCHES if dynamic else (1,):
-        yield _batch_feeds(model.inputs, shapes, PARITY_SEED + batch, batch)
-    yield from real

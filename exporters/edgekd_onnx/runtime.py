@@ -12,7 +12,7 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import DataError, MissingDependencyError, ModelError, TargetUnavailableError
 from edgekd.lazy import require
-from edgekd.spec import Dim, TensorSpec
+from edgekd.spec import Dim, TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
 from edgekd.workload import Profile
 from edgekd_onnx.settings import own_threads, read_back, session_options, worth_trying
@@ -155,18 +155,6 @@ class OnnxSession:
             raise ModelError(f"the session of {self.path} is closed", "open it again")
         return self._session
 
-    def _check(self, feeds: Mapping[str, Array]) -> None:
-        for spec in self.inputs:
-            if spec.name not in feeds:
-                raise DataError(f"{self.path}: input '{spec.name}' is not fed", f"the model wants {spec}")
-            spec.check(feeds[spec.name], where=str(self.path))
-        if len(feeds) != len(self.inputs):
-            extra = sorted(set(feeds) - {s.name for s in self.inputs})
-            raise DataError(
-                f"{self.path} has no input '{extra[0]}'",
-                f"it has {', '.join(s.name for s in self.inputs)}",
-            )
-
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once.
 
@@ -177,7 +165,7 @@ class OnnxSession:
             DataError: feeds that do not fit; ModelError: the model failed on them.
         """
         session = self._open()
-        self._check(feeds)
+        check_feeds(self.inputs, feeds, str(self.path))
         try:
             values = session.run(None, dict(feeds))
         except self._input_errors as e:
@@ -195,7 +183,7 @@ class OnnxSession:
             DataError: feeds that do not fit.
         """
         session = self._open()
-        self._check(feeds)
+        check_feeds(self.inputs, feeds, str(self.path))
         ort = require("onnxruntime", extra="ort", purpose="running ONNX models")
         device = "cuda" if self.placement.device == "cuda" else "cpu"
         binding = session.io_binding()

@@ -18,7 +18,7 @@ from edgekd.errors import (
 )
 from edgekd.lazy import require
 from edgekd.model import MODEL_FILE, load_model
-from edgekd.spec import TensorSpec
+from edgekd.spec import TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
 
 _DEVICES = ("cpu", "cuda")
@@ -117,15 +117,7 @@ class TorchSession:
         if self._module is None:
             raise ModelError(f"the session of {self._name} is closed", "open it again")
         torch = _torch()
-        for spec in self.inputs:
-            if spec.name not in feeds:
-                raise DataError(f"{self._name}: input '{spec.name}' is not fed", f"the model wants {spec}")
-            spec.check(feeds[spec.name], where=self._name)
-        if len(feeds) != len(self.inputs):
-            extra = sorted(set(feeds) - {s.name for s in self.inputs})
-            raise DataError(
-                f"{self._name} has no input '{extra[0]}'", f"it has {', '.join(s.name for s in self.inputs)}"
-            )
+        check_feeds(self.inputs, feeds, self._name)
         device = self.placement.device
         # A copy, because torch warns about (and could write to) memory-mapped, read-only arrays.
         return [torch.from_numpy(np.array(feeds[s.name], order="C")).to(device) for s in self.inputs]

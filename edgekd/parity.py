@@ -1,0 +1,141 @@
+"""Whether a converted model answers as its source does: the feeds to try, and the comparison of two sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekd.data.example import Array
+from edgekd.errors import ModelError
+from edgekd.spec import TensorSpec, concrete_shape, draw_feeds
+from edgekd.target import Session
+
+#: Batches that parity is checked at; 5 is neither what an example input has nor a power of two.
+PARITY_BATCHES = (1, 2, 5)
+PARITY_SEED = 20_000
+#: float32 sums in another order: |reference - candidate| <= atol + rtol |reference|.
+PARITY_ATOL = 1e-4
+PARITY_RTOL = 1e-3
+
+Shapes = Mapping[str, tuple[tuple[int, ...], ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How far a candidate was from its reference.
+
+    Attributes:
+        max_abs_error: over all outputs and feeds; feeds: how many were compared.
+        atol, rtol: what was allowed; batches: sizes of the leading dimension that were tried.
+        reference: what it was compared with, e.g. ``torch 2.13.0``.
+    """
+
+    max_abs_error: float
+    feeds: int
+    atol: float
+    rtol: float
+    batches: tuple[int, ...]
+    reference: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``lineage["parity"]`` of an artifact."""
+        return {
+            "max_abs_error": self.max_abs_error, "feeds": self.feeds, "atol": self.atol, "rtol": self.rtol,
+            "batches": list(self.batches), "seed": PARITY_SEED, "reference": self.reference,
+        }  # fmt: skip
+
+
+def batch_feeds(inputs: Sequence[TensorSpec], shapes: Shapes, seed: int, batch: int) -> dict[str, Array]:
+    """Seeded feeds whose leading symbolic dimensions are ``batch`` even where ``shapes`` gives another."""
+    sized = {}
+    for spec in inputs:
+        shape = concrete_shape(spec, shapes, batch)
+        sized[spec.name] = ((batch, *shape[1:]) if spec.dynamic_batch else shape,) * 3
+    return draw_feeds(inputs, seed=seed, shapes=sized, batch=batch)
+
+
+def parity_batches(inputs: Sequence[TensorSpec], shapes: Shapes) -> tuple[int, ...]:
+    """Batches to try: 1, 2 and the greatest that ``shapes`` allows (5 where they say nothing); none but 1 where fixed."""
+    if not any(s.dynamic_batch for s in inputs):
+        return (1,)
+    ends = [shapes[s.name] for s in inputs if s.dynamic_batch and s.name in shapes]
+    low = max((e[0][0] for e in ends), default=1)
+    high = min((e[2][0] for e in ends), default=PARITY_BATCHES[-1])
+    if all(e[0] == e[1] == e[2] for e in ends):  # one size was given, for the other dimensions
+        low, high = PARITY_BATCHES[0], PARITY_BATCHES[-1]
+    return tuple(sorted({max(low, min(high, n)) for n in (*PARITY_BATCHES[:2], high)}))
+
+
+def parity_feeds(
+    inputs: Sequence[TensorSpec], shapes: Shapes, real: Iterable[Mapping[str, Array]] = ()
+) -> Iterator[Mapping[str, Array]]:
+    """Feeds at every batch of :func:`parity_batches`, at the least, usual and greatest of ``shapes``, then ``real``.
+
+    Equal specs and shapes give equal bytes.
+    """
+    for batch in parity_batches(inputs, shapes):
+        yield batch_feeds(inputs, shapes, PARITY_SEED + batch, batch)
+    if any(low != high for low, _, high in shapes.values()):
+        for end in (0, 1, 2):
+            sized = {name: (sizes[end],) * 3 for name, sizes in shapes.items()}
+            yield draw_feeds(inputs, seed=PARITY_SEED + 100 + end, shapes=sized)
+    yield from real
+
+
+def check_parity(
+    reference: Session,
+    candidate: Session,
+    feeds: Iterable[Mapping[str, Array]],
+    *,
+    atol: float = PARITY_ATOL,
+    rtol: float = PARITY_RTOL,
+    batches: tuple[int, ...] = (),
+    names: Mapping[str, str] | None = None,
+) -> Parity:
+    """Compare two sessions on the same feeds: |reference - candidate| <= atol + rtol |reference|.
+
+    Args:
+        batches: for the record.
+        names: output of the reference -> output of the candidate, where they differ.
+
+    Raises:
+        ModelError: beyond the tolerance, another shape or dtype, or NaN in only one; names the worst output.
+    """
+    here, there = reference.placement.runtime, candidate.placement.runtime
+    worst = 0.0
+    count = 0
+    for fed in feeds:
+        expected, got = reference.run(fed), candidate.run(fed)
+        count += 1
+        for name, want in expected.items():
+            have = got.get((names or {}).get(name, name))
+            if have is None or have.shape != want.shape or have.dtype != want.dtype:
+                found = "nothing" if have is None else f"{have.dtype}{have.shape}"
+                raise ModelError(
+                    f"output '{name}' is {want.dtype}{want.shape} in {here} and {found} in {there}",
+                    "the export is wrong: do not use it",
+                )
+            if want.size == 0:
+                continue
+            a, b = want.astype(np.float64), have.astype(np.float64)
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            with np.errstate(invalid="ignore"):
+                error = np.where(same, 0.0, np.abs(a - b))
+                excess = error - (atol + rtol * np.abs(a))
+            largest = float(np.max(error))
+            if not np.all(excess[~same] <= 0):
+                raise ModelError(
+                    f"output '{name}' differs by {largest:.3g} between {here} and {there} "
+                    f"(tolerance {atol:g} + {rtol:g} x |value|, batch {_batch_of(fed)})",
+                    "the export is wrong: do not use it",
+                )
+            worst = max(worst, largest)
+    return Parity(max_abs_error=worst, feeds=count, atol=atol, rtol=rtol, batches=batches, reference=here)
+
+
+def _batch_of(feeds: Mapping[str, Array]) -> object:
+    first = next(iter(feeds.values()), None)
+    return first.shape[0] if first is not None and first.ndim else "none"
