@@ -1,7 +1,8 @@
 """From a model reference to a :class:`Model` or an :class:`Artifact`.
 
-References: ``zoo:NAME``, ``python:package.module:factory``, a ``.onnx`` file, a ``.safetensors`` file with
-``model.json`` beside it, or a folder that holds ``artifact.json`` or ``model.json`` (a stage's folder does).
+References: ``zoo:NAME``, ``python:package.module:factory``, a file that an exporter plugin reads (``.onnx``, ``.xml``,
+``.tflite``, ...), a ``.safetensors`` file with ``model.json`` beside it, or a folder that holds ``artifact.json`` or
+``model.json`` (a stage's folder does).
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from edgekd.stages import StageStore, tool_versions
 from edgekd.tuned import read_beside
 
 #: File endings that an exporter plugin reads.
-_FORMATS = {".onnx": "onnx"}
-#: Endings that are models, but not of this version.
-_LATER = {
-    ".tflite": "LiteRT",
-    ".xml": "OpenVINO",
-    ".pte": "ExecuTorch",
-    ".pt": "pickled torch",
-    ".pth": "pickled torch",
-    ".engine": "TensorRT",
-    ".plan": "TensorRT",
+_FORMATS = {
+    ".onnx": "onnx",
+    ".ort": "ort",
+    ".xml": "openvino",
+    ".tflite": "litert",
+    ".pte": "executorch",
+    ".engine": "tensorrt",
+    ".plan": "tensorrt",
 }
+#: Endings that are models, and are not opened: unpickling can run code.
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _SUPPORTED = (
-    "this version reads .onnx, .safetensors with model.json beside it, artifact and model folders, zoo:NAME "
-    "and python:module:factory"
+    f"known: {', '.join(_FORMATS)}, .safetensors with model.json beside it, artifact, model and Hugging Face folders, "
+    "zoo:NAME and python:module:factory"
 )
 
 
@@ -133,7 +134,14 @@ def _open_folder(path: Path) -> Artifact | Model:
         return load_artifact(path)
     if (path / MODEL_FILE).is_file():
         return load_model(path)
-    raise ModelError(f"folder {path} holds neither {ARTIFACT_FILE} nor {MODEL_FILE}", _SUPPORTED)
+    from edgekd_onnx.huggingface import is_folder, read_folder
+
+    if is_folder(path):
+        return read_folder(path)
+    raise ModelError(
+        f"folder {path} holds neither {ARTIFACT_FILE} nor {MODEL_FILE}, nor a Hugging Face config.json",
+        _SUPPORTED,
+    )
 
 
 def _open_file(path: Path) -> Artifact | Model:
@@ -161,8 +169,11 @@ def _open_file(path: Path) -> Artifact | Model:
                 f"give {path.parent / model.weights}",
             )
         return model
-    if ending in _LATER:
-        raise ModelError(f"{path} is a {_LATER[ending]} file, which cannot be read yet", _SUPPORTED)
+    if ending in _PICKLED:
+        raise ModelError(
+            f"{path} is a pickled file, which can run code when it is opened",
+            "save the weights as .safetensors and name the network: zoo:NAME or python:module:factory",
+        )
     raise UsageError(f"model {path} has the unknown ending {ending!r}", _SUPPORTED)
 
 

@@ -20,6 +20,7 @@ class PlacedOp:
         place: who ran it: ``CPUExecutionProvider``, ``XNNPACK``, ``portable``, ``CPU``, ``TensorRT``, ...
         dtype: what it computed in, in ONNX spelling; empty where the runtime does not tell.
         time_ns: of one call, measured by the runtime; None where it does not tell.
+        macs: multiply-accumulates of one call; None where the runtime does not tell.
         sources: names of the model's own nodes that it stands for, where they are known.
     """
 
@@ -28,6 +29,7 @@ class PlacedOp:
     place: str
     dtype: str = ""
     time_ns: float | None = None
+    macs: int | None = None
     sources: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

@@ -166,6 +166,19 @@ class SizeGate(Block):
         return self
 
 
+class PlacementGate(Block):
+    """``gates.placement``: the least share of the model that ran on the accelerator, or in a precision.
+
+    ``on`` is part of the place's name (``cuda``, ``xnnpack``); empty takes what the target's session uses, unless a
+    ``precision`` alone is asked.
+    """
+
+    min_share: Annotated[float, Field(gt=0, le=1)]
+    on: str = ""
+    precision: str = ""
+    by: Literal["ops", "time", "macs"] = "ops"
+
+
 class GatesBlock(Block):
     """``gates:`` the limits; also a policy file of its own."""
 
@@ -177,6 +190,7 @@ class GatesBlock(Block):
     latency_absolute: LatencyAbsoluteGate | None = None
     tail: TailGate | None = None
     size: SizeGate | None = None
+    placement: PlacementGate | None = None
 
     @property
     def asked(self) -> tuple[str, ...]:

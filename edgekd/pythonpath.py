@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from pathlib import Path
@@ -50,7 +51,17 @@ def resolve_python(reference: str, search: Path | None) -> Any:
 
 
 def python_source_digest(reference: str, search: Path | None) -> str:
-    """SHA-256 of the source file behind a ``python:`` reference, so that edited code is new input."""
+    """SHA-256 of the source behind a ``python:`` reference, so that edited code is new input.
+
+    That is the file which defines the value; where the reference names it in another one (an import, a ``partial``),
+    both.
+    """
     value = resolve_python(reference, search)
-    file = getattr(sys.modules[value.__module__], "__file__", None) if hasattr(value, "__module__") else None
-    return sha256_file(Path(file)) if file else "none"
+    modules = [reference.split(":")[1]]
+    if defined := getattr(getattr(value, "func", value), "__module__", None):
+        modules.insert(0, defined)
+    files = [getattr(sys.modules.get(m), "__file__", None) for m in dict.fromkeys(modules)]
+    found = [sha256_file(Path(f)) for f in dict.fromkeys(files) if f]
+    if len(found) < 2:
+        return found[0] if found else "none"
+    return hashlib.sha256("".join(found).encode()).hexdigest()

@@ -84,10 +84,22 @@ def test_source_digest_is_the_files(folder: Path) -> None:
     )
 
 
-def test_source_digest_follows_an_import(folder: Path) -> None:
-    """The code that runs is what counts, not the module that passes it on."""
+def test_source_digest_covers_what_is_imported_and_what_imports(folder: Path) -> None:
+    """The code that runs counts, and so does the module that passes it on: it may bind arguments."""
     (folder / "pp_real.py").write_text("def make(): ...\n")
-    (folder / "pp_facade.py").write_text("from pp_real import make\n")
-    assert python_source_digest("python:pp_facade:make", folder) == python_source_digest(
-        "python:pp_real:make", folder
+    (folder / "pp_facade.py").write_text(
+        "from functools import partial\nimport pp_real\nmake = partial(pp_real.make)\n"
     )
+
+    def digest() -> str:
+        for name in ("pp_real", "pp_facade"):
+            sys.modules.pop(name, None)
+        return python_source_digest("python:pp_facade:make", folder)
+
+    first = digest()
+    (folder / "pp_facade.py").write_text(
+        "from functools import partial\nimport pp_real\nmake = partial(pp_real.make)#\n"
+    )
+    second = digest()
+    (folder / "pp_real.py").write_text("def make(): return 1\n")
+    assert len({first, second, digest()}) == 3

@@ -11,11 +11,13 @@ from jsonschema import Draft202012Validator
 
 import edgekd.recipe
 from edgekd.errors import UsageError
+from edgekd.evidence.placement import OpPlacement, save_placement
 from edgekd.evidence.run import AbsentTarget, load_run
 from edgekd.evidence.thumbnails import save_thumbnails
 from edgekd.files import digest_of
 from edgekd.gates import judge_run
 from edgekd.model import Model
+from edgekd.placement import PlacedOp
 from edgekd.recipe import GatesBlock
 from edgekd.release import release
 from edgekd.schemas import GENERATED, WRITTEN, generate_schema, load_schema
@@ -52,6 +54,13 @@ def documents(tmp_path_factory):
     best = Tuned(
         objective="latency", batch=1, threads=2, settings={"arena": False}, machine=machine_key({"cpu": "x"}), evidence={}
     )  # fmt: skip
+    op = PlacedOp(name="conv", op_type="Conv", place="CPUExecutionProvider", dtype="float32", time_ns=12.5)
+    save_placement(
+        OpPlacement(
+            artifact=digest_of(1), target="cpu:onnxruntime", provider="CPUExecutionProvider", ops=(op,)
+        ),
+        root / "placement.json",
+    )
     paths = {
         "thumbnails": root / "run/evidence/flips/thumbnails.json",
         "tuned": keep_tuned(bare, "cpu:fake", best),
@@ -61,6 +70,7 @@ def documents(tmp_path_factory):
         "run": root / "run/run.json",
         "verdict": root / "run/verdict.json",
         "manifest": bundle / "manifest.json",
+        "placement": root / "placement.json",
         "stage": stage.folder / "stage.json",
         "model": root / "model/model.json",
     }

@@ -30,6 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--target", metavar="T", default="cpu:onnxruntime", help="where both run (default: %(default)s)"
     )
     parser.add_argument(
+        "--target-b", metavar="T", default="", help="where B runs, e.g. cpu:openvino (default: where A does)"
+    )
+    parser.add_argument(
         "-o",
         "--out",
         metavar="F",
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     target = present_target(args.target)
     result = compare_models(
-        args.a, args.b, target=target, store=options.store(args), data=args.data, task_kind=args.task,
+        args.a, args.b, target=target, target_b=present_target(args.target_b) if args.target_b else None, store=options.store(args), data=args.data, task_kind=args.task,
         rename=options.renames(args), examples=args.examples, tolerance=args.tolerance,
         shapes=parse_shapes(args.shape), weights=options.weights(args),
     )  # fmt: skip
@@ -58,8 +61,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {row['name']}: greatest difference {row['max_abs']:.3e}, {sqnr}{agreement}")
     first = result["first_deviation"]
     if first:
-        print(f"  first tensor beyond {args.tolerance:g}: {first}")
+        module = f" (in the module {result['first_module']})" if result["first_module"] else ""
+        print(f"  first tensor beyond {args.tolerance:g}: {first}{module}")
     elif result["tensors"]:
         print(f"  {len(result['tensors'])} shared tensors, none beyond {args.tolerance:g}")
+    worst = next((w for w in result["weights"] if w["sqnr_db"] is not None), None)
+    if worst:
+        print(f"  weight that lost most: {worst['name']}, SQNR {worst['sqnr_db']:.1f} dB")
     print(f"  {result['n']} examples; {args.out}")
     return 0

@@ -99,6 +99,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--max-size-mib", metavar="MIB", type=options.positive, help="size of the student's files"
     )
+    limits.add_argument(
+        "--min-placement",
+        metavar="X",
+        type=options.share,
+        help="least share of the student's operators that run where --placement-on says, or in --placement-precision",
+    )
+    limits.add_argument(
+        "--placement-on",
+        metavar="PLACE",
+        default="",
+        help="part of the place's name, e.g. cuda or xnnpack (default: what the target's session uses)",
+    )
+    limits.add_argument(
+        "--placement-precision",
+        metavar="D",
+        default="",
+        help="count those that compute in this precision, e.g. int8",
+    )
+    limits.add_argument(
+        "--placement-by",
+        choices=["ops", "time", "macs"],
+        default="ops",
+        help="count operators, or add up their time or multiply-accumulates (default: %(default)s)",
+    )
     options.add_task(parser)
     options.add_measure(parser)
     options.add_scenario(parser)
@@ -132,6 +156,7 @@ def _stored(args: argparse.Namespace) -> int:
             *(args.max_regression, args.max_size_mib, args.max_flips, args.min_accuracy_ratio, args.against),
             *args.slice,
             args.max_slice_drop,
+            args.min_placement,
         )
     ):
         raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
@@ -208,6 +233,7 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
         if args.max_tail_ratio is None
         else {"percentile": args.max_tail_ratio[0], "max_ratio": args.max_tail_ratio[1]},
         "size": None if args.max_size_mib is None else {"max_mib": args.max_size_mib},
+        "placement": _placement(args),
     }
     if args.max_regression is not None or (args.baseline and not _only_answers(args, against)):
         if not args.baseline:
@@ -249,6 +275,19 @@ def _accuracy(args: argparse.Namespace, against: str) -> dict[str, object] | Non
         return {"against": against, "max_drop": args.max_accuracy_drop}
     # A reference that was named is a question, at its usual margin.
     return {"against": against} if args.against else None
+
+
+def _placement(args: argparse.Namespace) -> dict[str, object] | None:
+    from edgekd.errors import UsageError
+
+    if args.min_placement is not None:
+        return {
+            "min_share": args.min_placement, "on": args.placement_on, "precision": args.placement_precision,
+            "by": args.placement_by,
+        }  # fmt: skip
+    if args.placement_on or args.placement_precision or args.placement_by != "ops":
+        raise UsageError("how to count placement was given, and no least share", "give --min-placement 0.95")
+    return None
 
 
 def _only_answers(args: argparse.Namespace, against: str) -> bool:

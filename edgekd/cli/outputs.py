@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.errors import UsageError
-from edgekd.files import building, write_bytes
+from edgekd.files import building, write_bytes, write_json
+
+#: Endings that name a single model file; whatever else ``-o`` says is an artifact folder.
+_FILES = (".onnx", ".ort", ".tflite", ".pte", ".plan", ".engine")
 
 
 def check_new_folder(out: Path, marker: str) -> None:
@@ -20,12 +24,12 @@ def check_new_folder(out: Path, marker: str) -> None:
 
 
 def check_artifact_out(out: Path) -> None:
-    """``-o`` of export and quantize: a single ``.onnx`` file, or an artifact folder.
+    """``-o`` of export and quantize: a single model file, or an artifact folder.
 
     Raises:
         UsageError: a folder that holds something else.
     """
-    if out.suffix != ".onnx":
+    if out.suffix not in _FILES:
         check_new_folder(out, "artifact.json")
 
 
@@ -33,9 +37,15 @@ def write_artifact(artifact: Artifact, out: Path) -> None:
     """Put an artifact at ``-o``: the model file alone where a file was named, else the folder with artifact.json.
 
     Raises:
-        UsageError: a model of several files cannot become one file; StorageError: the write failed.
+        UsageError: a model of several files cannot become one file, or another ending than the model's; StorageError:
+        the write failed.
     """
-    if out.suffix == ".onnx":
+    if out.suffix in _FILES:
+        if out.suffix != artifact.path.suffix and {out.suffix, artifact.path.suffix} != {".plan", ".engine"}:
+            raise UsageError(
+                f"-o {out.name} is no {artifact.format} file",
+                f"name it {out.with_suffix(artifact.path.suffix).name}",
+            )
         if len(artifact.files) != 1:
             raise UsageError(
                 f"the model has {len(artifact.files)} files", f"name a folder: -o {out.with_suffix('')}"
@@ -44,3 +54,14 @@ def write_artifact(artifact: Artifact, out: Path) -> None:
         return
     with building(out) as root:
         artifact.copy_to(root)
+
+
+def write_lint(report: Any, out: Path) -> None:
+    """A lint's report as JSON, or as SARIF where the file is called so.
+
+    Raises:
+        UsageError: another ending; StorageError: the write failed.
+    """
+    if out.suffix not in (".json", ".sarif"):
+        raise UsageError(f"-o {out.name}: --lint writes a report", "name it lint.json or lint.sarif")
+    write_json(out, report.to_sarif() if out.suffix == ".sarif" else report.to_json())

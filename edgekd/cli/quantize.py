@@ -10,7 +10,7 @@ from edgekd.cli import options
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", help="a float .onnx file, artifact folder, model folder or zoo: name"
+        "model", metavar="MODEL", help="a float model: .onnx, artifact folder, model folder, zoo: name, ..."
     )
     parser.add_argument("--dtype", metavar="D", default="int8", help="int8 (default)")
     parser.add_argument(
@@ -19,6 +19,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="TARGET",
         default="cpu:onnxruntime",
         help="cpu:onnxruntime (u8 activations, s8 weights; default) or cuda:tensorrt (symmetric s8)",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="F",
+        default="",
+        help="what to write: onnx, openvino, executorch, litert, tensorrt (default: the file's own format; onnx for "
+        "torch models)",
     )
     parser.add_argument(
         "--calibration",
@@ -60,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         type=Path,
         required=True,
-        help="an artifact folder, or a single .onnx file",
+        help="an artifact folder, or a single file (model.onnx, model.tflite, ...)",
     )
     options.add_weights(parser)
 
@@ -69,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.cli.outputs import check_artifact_out, write_artifact
     from edgekd.model import Model
     from edgekd.models import open_reference
-    from edgekd.pipeline.artifacts import export_model, quantize_artifact
+    from edgekd.pipeline.artifacts import quantize_to
     from edgekd.quantize import QuantConfig
     from edgekd.target import parse_target
     from edgekd.tasks import TaskSpec
@@ -87,17 +94,13 @@ def run(args: argparse.Namespace) -> int:
     store = options.store(args)
     given = options.weights(args, ("student",)).get("student")
     opened = open_reference(args.model, weights=given, base=Path.cwd(), store=store)
-    base = (
-        export_model(opened, "onnx", {}, store, f"export {args.model}")
-        if isinstance(opened, Model)
-        else opened
-    )
+    source = opened.as_artifact() if isinstance(opened, Model) else opened
+    written = args.format or ("onnx" if isinstance(opened, Model) else opened.format)
     task = TaskSpec(kind=args.task, data={"calibration": args.calibration}, base=str(Path.cwd()))
     rename = options.renames(args).get("student", {})
-    made = quantize_artifact(base, config, task, store, f"quantize {args.model}", rename)
+    made = quantize_to(opened, written, config, task, {}, store, f"quantize {args.model}", rename)
     write_artifact(made, args.out)
-    share = made.size_bytes / base.size_bytes
-    print(
-        f"{args.out}: {made.dtype} for {variant}, {made.size_bytes / 2**20:.3f} MiB ({share:.0%} of the float model)"
-    )
+    share = made.size_bytes / source.size_bytes
+    kind = f"{made.dtype} for {variant}" if made.format == "onnx" else f"{made.format} {made.dtype}"
+    print(f"{args.out}: {kind}, {made.size_bytes / 2**20:.3f} MiB ({share:.0%} of the float model)")
     return 0

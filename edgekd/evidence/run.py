@@ -59,6 +59,7 @@ class Evidence:
     Attributes:
         latency: timings beside the teacher; regression: beside the last release.
         alone: timings of the candidate by itself, where an absolute limit is all that was asked.
+        placement: path of what ran where, relative to the run folder; empty where it was not asked.
         failures: what could not be collected, by what it was for: a field of this class.
     """
 
@@ -66,6 +67,7 @@ class Evidence:
     latency: LatencyEvidence | None = None
     regression: LatencyEvidence | None = None
     alone: LatencyEvidence | None = None
+    placement: str = ""
     failures: Mapping[str, Failure] = field(default_factory=dict)
 
     @property
@@ -80,6 +82,8 @@ class Candidate:
 
     Attributes:
         artifact, baseline: digests, keys of :attr:`Run.artifacts`; ``baseline`` may be empty where no teacher was given.
+        references: name -> digest of what was evaluated as that for this candidate; the run's own where empty: a teacher
+            has another digest in another format.
         select: evidence that was chosen by; test: evidence that is judged on, for the selected one only.
     """
 
@@ -87,6 +91,7 @@ class Candidate:
     target: str
     dtype: str
     baseline: str = ""
+    references: Mapping[str, str] = field(default_factory=dict)
     select: Evidence = field(default_factory=Evidence)
     test: Evidence | None = None
 
@@ -190,6 +195,7 @@ def _evidence(value: Mapping[str, Any], where: Path) -> Evidence:
         latency=_latency(value.get("latency"), where),
         regression=_latency(value.get("regression"), where),
         alone=_latency(value.get("alone"), where),
+        placement=_inside(value["placement"], where) if value.get("placement") else "",
         failures={
             str(what): Failure(kind=str(f["kind"]), reason=str(f["reason"]))
             for what, f in value.get("failures", {}).items()
@@ -227,6 +233,7 @@ def load_run(folder: Path) -> Run:
                     target=c["target"],
                     dtype=c["dtype"],
                     baseline=c["baseline"],
+                    references={str(k): str(v) for k, v in c.get("references", {}).items()},
                     select=_evidence(c["select"], path),
                     test=None if c["test"] is None else _evidence(c["test"], path),
                 )

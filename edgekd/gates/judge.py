@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import edgekd
-from edgekd.errors import EvidenceError, UsageError
+from edgekd.errors import EvidenceError, InputError, UsageError
 from edgekd.evidence.run import AbsentTarget, Candidate, Evidence, Run
-from edgekd.gates.judge_answers import SELECT, TEST, judge_answers, shown
+from edgekd.gates.judge_answers import SELECT, TEST, judge_answers, reference_digest, shown
 from edgekd.gates.judge_timings import judge_quantile, judge_race, judge_tail_ratio
+from edgekd.gates.placement import judge_placement
 from edgekd.gates.select import select_candidate
 from edgekd.gates.size import judge_size
-from edgekd.gates.store import Store, plain_gate
+from edgekd.gates.store import Store, failed_gate, plain_gate, same_artifact, same_target
 from edgekd.gates.verdict import CandidateVerdict, Decision, Gate, Verdict, worst_decision
 
 if TYPE_CHECKING:  # plain attributes are read; pydantic is not needed to judge
-    from edgekd.policy import GatesBlock, RegressionGate
+    from edgekd.policy import GatesBlock, PlacementGate, RegressionGate
 
 
 def judge_run(folder: Path, run: Run, policy: GatesBlock) -> Verdict:
@@ -41,7 +42,7 @@ def judge_run(folder: Path, run: Run, policy: GatesBlock) -> Verdict:
     if not policy.asked:
         raise UsageError(
             "the policy asks no gate, so there is nothing to judge",
-            "give at least one limit: accuracy, fidelity, slices, latency, latency_absolute, tail, regression or size",
+            "give at least one limit: accuracy, fidelity, slices, latency, latency_absolute, tail, regression, size or placement",
         )
     _check_selection(run)
     store = Store(folder)
@@ -158,7 +159,27 @@ def _judge(
                 target=candidate.target,
             )
         )
+    if policy.placement is not None:
+        gates.append(_placement(store, candidate, evidence, policy.placement))
     return shown(gates, split)
+
+
+def _placement(store: Store, candidate: Candidate, evidence: Evidence, rule: PlacementGate) -> Gate:
+    if failure := evidence.failures.get("placement"):
+        return failed_gate(candidate, "placement", failure, "", metric="share")
+    if not evidence.placement:
+        return plain_gate(
+            candidate, "placement", "inconclusive",
+            "the run does not hold where the student's operators ran: run `edgekd gate` with --min-placement X", "",
+            metric="share",
+        )  # fmt: skip
+    try:
+        found = store.placement(evidence.placement)
+        same_artifact(found.artifact, candidate.artifact, evidence.placement)
+        same_target(found.target, candidate.target, evidence.placement)
+    except InputError as e:
+        return plain_gate(candidate, "placement", "error", str(e), "", "input", metric="share")
+    return judge_placement(found, min_share=rule.min_share, on=rule.on, precision=rule.precision, by=rule.by)
 
 
 def _regression(
@@ -175,7 +196,7 @@ def _regression(
         )
     return judge_race(
         store, candidate, evidence.regression, "regression", "baseline", 1 + rule.max_regression,
-        failure=failure, baseline=str(run.references.get("baseline", "")),
+        failure=failure, baseline=reference_digest(run, candidate, "baseline"),
     )  # fmt: skip
 
 
@@ -199,6 +220,8 @@ def _absent(absent: AbsentTarget, policy: GatesBlock) -> Sequence[Gate]:
         questions.append(("tail", policy.tail.percentile, policy.tail.against))
     if policy.size is not None:
         questions.append(("size", "size", ""))
+    if policy.placement is not None:
+        questions.append(("placement", "share", ""))
     return [
         Gate(
             gate=gate,

@@ -138,13 +138,18 @@ def _pair(
     return reference, mine
 
 
+def reference_digest(run: Run, candidate: Candidate, name: str) -> str:
+    """What the run says was evaluated under a name beside a candidate; empty where it does not."""
+    return str(candidate.references.get(name) or run.references.get(name, ""))
+
+
 def _known_reference(run: Run, candidate: Candidate, against: str) -> str:
     """The digest of what the run evaluated under a name.
 
     Raises:
         EvidenceError: the run does not say, or says that a quantized student is its own float32.
     """
-    wanted = str(run.references.get(against, ""))
+    wanted = reference_digest(run, candidate, against)
     if not wanted and against == "teacher":
         wanted = candidate.baseline  # runs of the first version name only this one
     if not wanted:

@@ -13,7 +13,7 @@ from edgekd.statistics.student_t import t_interval
 
 
 def calls_by_restart(measurement: Measurement, arm: str) -> list[Array]:
-    """Raw latencies of an arm, int64 (calls,) nanoseconds, one array per restart.
+    """Raw latencies of an arm, int64 (calls,) nanoseconds, one array per restart: single calls by the host's clock.
 
     For the server scenario these are its queries at the asked rate; a search for the highest rate leaves none.
     """
@@ -21,7 +21,7 @@ def calls_by_restart(measurement: Measurement, arm: str) -> list[Array]:
         named = [t["queries_of"] for t in measurement.scenario_detail.get("trials", ()) if t["arm"] == arm]
         searched = measurement.scenario_detail.get("target_qps") is None
         return [] if searched else [measurement.queries[name] for name in named]
-    return [np.concatenate(r.blocks[arm]) for r in measurement.restarts if r.blocks.get(arm)]
+    return [np.concatenate(r.single_calls(arm)) for r in measurement.restarts if r.single_calls(arm)]
 
 
 def restart_quantiles(measurement: Measurement, arm: str, level: float) -> Array:

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgekd.errors import EvidenceError
 from edgekd.evidence.evaluation import Evaluation, load_evaluation
 from edgekd.evidence.measurement import Measurement, load_measurement
+from edgekd.evidence.placement import OpPlacement, load_placement
 from edgekd.evidence.run import Candidate, Failure
 from edgekd.files import sha256_file
 from edgekd.gates.verdict import Decision, ErrorKind, Gate
@@ -31,6 +32,9 @@ class Store:
         if path not in self._measurements:
             self._measurements[path] = load_measurement(self._seen(path))
         return self._measurements[path]
+
+    def placement(self, path: str) -> OpPlacement:
+        return load_placement(self._seen(path))
 
     def _seen(self, path: str) -> Path:
         file = self.folder / path

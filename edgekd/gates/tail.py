@@ -204,7 +204,7 @@ def _unusable(measurement: Measurement, arm: str, level: float) -> str:
     least = least_calls(level)
     for i, restart in enumerate(measurement.restarts):
         for name in (BASELINE, TWIN, arm):
-            calls = sum(len(b) for b in restart.blocks[name])
+            calls = sum(len(b) for b in restart.single_calls(name))
             if calls < least:
                 return (
                     f"restart {i} holds {calls} calls of '{name}', a quantile at {level:g} needs {least}; measure again "

@@ -15,6 +15,7 @@ from edgekd.evidence.measurement import BASELINE, CANDIDATE, SERVER
 from edgekd.evidence.run import AccuracyEvidence, Failure, LatencyEvidence
 from edgekd.gates.timing import TimingLimits
 from edgekd.measure import Scenario, Setting
+from edgekd.measure.placing import place_artifact
 from edgekd.pipeline.collect import Comparison, Feeds, evaluate_artifact, measure_comparison
 from edgekd.pipeline.execution import Execution, as_shipped, as_written_in, plain
 from edgekd.pipeline.folder import RunFolder
@@ -115,7 +116,7 @@ class Job:
         if as_written:
             how = as_written_in(where, artifact, self.measure)
         elif role == "student" and target is None:
-            how = self._as_shipped(label, artifact)
+            how = self.shipped_as(label, artifact)
         request = EvaluationRequest(
             label=label,
             artifact=replace(artifact, settings=how.settings),
@@ -138,7 +139,7 @@ class Job:
         self.notes.extend(n for n in found.environment.get("notes", ()) if n not in self.notes)
         return found
 
-    def _as_shipped(self, label: str, artifact: Artifact) -> Execution:
+    def shipped_as(self, label: str, artifact: Artifact) -> Execution:
         """How it is timed; where nothing is timed beside it, at its own swept settings, which is then noted."""
         timed = self.teacher if replace(self.limits, absolute=None) != TimingLimits() else None
         beside = timed or (self.regression if self.policy.regression is not None else None)
@@ -245,6 +246,7 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
     candidates: list[Candidate] = []
     for index, (label, artifact) in enumerate(students):
         accuracy, failures = collect_answers(job, label, artifact, "select") if choice else (None, {})
+        placed = _placed(job, label, artifact, failures) if choice else ""
         latency = None
         if timing_path:
             arm = CANDIDATE if index == 0 else f"{CANDIDATE}_{index + 1}"
@@ -255,10 +257,21 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
                 target=str(job.target.target),
                 dtype=artifact.dtype,
                 baseline=baseline,
-                select=Evidence(accuracy=accuracy, latency=latency, failures={**shared, **failures}),
+                references=compared_with(job),
+                select=Evidence(
+                    accuracy=accuracy, latency=latency, placement=placed, failures={**shared, **failures}
+                ),
             )
         )
     return candidates
+
+
+def compared_with(job: Job) -> dict[str, str]:
+    """Name -> digest of what this target's answers are compared with."""
+    found = {name: r.artifact.digest for name, r in job.references.items()}
+    if job.teacher_evaluation is not None:
+        found["teacher"] = job.teacher_evaluation.artifact
+    return found
 
 
 def collect_answers(
@@ -312,4 +325,19 @@ def collect_test(job: Job, student: tuple[str, Artifact]) -> Evidence:
             alone = LatencyEvidence(
                 measurement=job.folder.add_measurement(f"{label} alone", made), arm=BASELINE
             )
-    return Evidence(accuracy=accuracy, latency=latency, regression=regression, alone=alone, failures=failures)
+    placement = _placed(job, label, artifact, failures)
+    return Evidence(
+        accuracy=accuracy, latency=latency, regression=regression, alone=alone, placement=placement, failures=failures,
+    )  # fmt: skip
+
+
+def _placed(job: Job, label: str, artifact: Artifact, failures: dict[str, Failure]) -> str:
+    """Where the candidate's operators ran, as it is timed; empty where that is not asked."""
+    if job.policy.placement is None:
+        return ""
+    with job.kept(failures, "placement"):
+        how = job.shipped_as(label, artifact)
+        setting = replace(job.setting, threads=how.threads)
+        feeds = job.feeds.of(artifact, "student", artifact.fixed_batch or job.measure.batch)
+        return job.folder.add_placement(label, place_artifact(label, artifact, feeds, setting, how.settings))
+    return ""

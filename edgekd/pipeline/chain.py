@@ -44,7 +44,7 @@ def collect_chain(
     """Evaluate every hop and keep it in the run folder.
 
     The teacher runs plainly, torch modules run in torch, exported and quantized students in the reference execution
-    of the first target's runtime, and what was selected on a target as it ships there: that is the evaluation which
+    of the first target that opens them, and what was selected on a target as it ships there: that is the evaluation which
     is judged.
 
     Args:
@@ -91,10 +91,11 @@ def collect_chain(
         )
     for label, artifact in _with_float32(job, students):
         hop = "exported" if artifact.dtype == "float32" else "quantized"
+        where = next((s.job for s in shipped if artifact.format in s.job.target.runtime_paths), job)
         add(
             hop,
             f"{label} ({artifact.format})",
-            lambda label=label, artifact=artifact: job.evaluate(  # type: ignore[misc]
+            lambda label=label, artifact=artifact, where=where: where.evaluate(  # type: ignore[misc]
                 f"{label}, reference", artifact, SPLIT, "student", as_written=True
             ),
         )

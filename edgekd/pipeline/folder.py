@@ -12,6 +12,7 @@ from typing import Any
 from edgekd.artifact import Artifact
 from edgekd.errors import UsageError
 from edgekd.evidence import Evaluation, Measurement, save_evaluation, save_measurement
+from edgekd.evidence.placement import OpPlacement, save_placement
 from edgekd.evidence.run import RUN_FILE
 from edgekd.model import Model
 
@@ -89,4 +90,10 @@ class RunFolder:
         """Write a measurement and return its path relative to the run."""
         path = f"evidence/measure-{self._fresh(label)}.json"
         save_measurement(measurement, self.root / path)
+        return path
+
+    def add_placement(self, label: str, placement: OpPlacement) -> str:
+        """Write what ran where and return its path relative to the run."""
+        path = f"evidence/placement-{self._fresh(label)}.json"
+        save_placement(placement, self.root / path)
         return path

@@ -90,7 +90,7 @@ def _check_asked(request: GateRequest) -> None:
         raise UsageError(
             "no gate was asked",
             "give --data (accuracy), --max-flips, --max-latency-ratio, --max-latency-ms, --max-tail-ratio, "
-            "--max-regression or --max-size-mib",
+            "--max-regression, --max-size-mib or --min-placement",
         )
     if policy.judges_answers and not request.data:
         raise UsageError("a gate that compares answers needs labelled data", "give --data D.npz")

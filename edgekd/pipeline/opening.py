@@ -11,7 +11,8 @@ from edgekd.artifact import Artifact
 from edgekd.errors import UsageError
 from edgekd.model import Model
 from edgekd.models import open_reference
-from edgekd.pipeline.artifacts import export_model
+from edgekd.pipeline.artifacts import export_model, export_to
+from edgekd.pipeline.routes import find_route
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.stages import StageStore
 
@@ -40,11 +41,24 @@ def runnable(
             return opened.as_artifact()
         return export_model(opened, next(iter(target.runtime_paths)), {}, store, f"export {role}")
     if opened.format not in target.runtime_paths:
-        raise UsageError(
-            f"{target.target} opens {', '.join(target.runtime_paths)}, the {role} {reference} is {opened.format}",
-            "export it for that runtime, or choose another --target",
-        )
+        return _converted(opened, reference, role, target, store)
     return opened
+
+
+def _converted(
+    artifact: Artifact, reference: str, role: str, target: ResolvedTarget, store: StageStore
+) -> Artifact:
+    """A file in the first format that the target opens and that can be made of it."""
+    for format_name in target.runtime_paths:
+        try:
+            find_route(artifact.format, format_name)
+        except UsageError:
+            continue
+        return export_to(artifact, format_name, {}, store, f"convert {role}")
+    raise UsageError(
+        f"{target.target} opens {', '.join(target.runtime_paths)}, the {role} {reference} is {artifact.format}",
+        "export the torch model for that runtime, or choose another --target",
+    )
 
 
 def is_missing(reference: str, base: Path) -> bool:

@@ -94,6 +94,7 @@ def compare_models(
     b: str,
     *,
     target: ResolvedTarget,
+    target_b: ResolvedTarget | None = None,
     store: StageStore,
     data: str,
     task_kind: str,
@@ -105,11 +106,15 @@ def compare_models(
 ) -> dict[str, Any]:
     """The document ``comparison.json``: outputs paired by name (by position where no name is shared).
 
+    Args:
+        target_b: where ``b`` runs; None: where ``a`` does.
+
     Raises:
         DataError: other numbers or shapes of outputs, or NaN; ModelError: one does not run.
     """
     first = runnable(a, "teacher", weights, target, store)
-    second = runnable(b, "student", weights, target, store)
+    where_b = target_b or target
+    second = runnable(b, "student", weights, where_b, store)
     check_inputs({"teacher": first, "student": second}, shapes=shapes, rename=rename)
     if len(first.inputs) != len(second.inputs) and not data:
         raise DataError(
@@ -127,7 +132,7 @@ def compare_models(
         feeds_b = _feeds(second, "student", task, rename.get("student", {}), examples, shapes)
     if not feeds_a:
         raise DataError(f"the data {data} is empty", "give at least one example")
-    outputs_a, outputs_b = _run(first, target, feeds_a), _run(second, target, feeds_b)
+    outputs_a, outputs_b = _run(first, target, feeds_a), _run(second, where_b, feeds_b)
     pairs = _pairs(list(outputs_a[0]), list(outputs_b[0]), a, b)
     rows = []
     for left, right in pairs:
@@ -140,23 +145,30 @@ def compare_models(
             )
         rows.append(difference(left, np.concatenate(x), np.concatenate(y)))
     tensors: list[dict[str, Any]] = []
-    deviation = None
+    weights_lost: list[dict[str, Any]] = []
+    deviation: dict[str, Any] | None = None
     same_inputs = [s.name for s in first.inputs] == [s.name for s in second.inputs]
     if first.format == second.format == "onnx" and same_inputs:
         bisect = require("edgekd_onnx.compare", extra="ort", purpose="comparing layer by layer")
         found = bisect.first_deviation(first.path, second.path, feeds_a[:4], tolerance=tolerance)
         tensors = [t.to_json() for t in found.tensors]
-        deviation = found.first.name if found.first else None
+        deviation = found.first.to_json() if found.first else None
+        if second.dtype != first.dtype == "float32":
+            lost = require("edgekd_onnx.weight_errors", extra="ort", purpose="comparing quantized weights")
+            weights_lost = [w.to_json() for w in lost.weight_errors(first.path, second.path)]
     return {
         "schema": COMPARISON_SCHEMA,
         "a": {"reference": a, "artifact": first.digest, "dtype": first.dtype},
         "b": {"reference": b, "artifact": second.digest, "dtype": second.dtype},
         "target": str(target.target),
+        "target_b": str(where_b.target),
         "inputs": "data" if task else "drawn",
         "n": len(feeds_a),
         "outputs": rows,
         "tensors": tensors,
-        "first_deviation": deviation,
+        "first_deviation": deviation["name"] if deviation else None,
+        "first_module": deviation["module"] if deviation else "",
+        "weights": weights_lost,
         "tolerance": tolerance,
     }
 

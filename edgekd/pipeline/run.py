@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from edgekd.gates.verdict import Verdict
 from edgekd.measure import ledger
 from edgekd.model import Model
 from edgekd.models import open_reference
-from edgekd.pipeline.artifacts import export_model, exporter_for, quantize_artifact
+from edgekd.pipeline.artifacts import export_to, quantize_to
 from edgekd.pipeline.candidates import Job, Reference, collect_select, collect_test
 from edgekd.pipeline.chain import Shipped, collect_chain, teacher_note
 from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.folder import RunFolder, check_out
 from edgekd.pipeline.opening import check_inputs, is_missing
+from edgekd.pipeline.routes import exporter_for
 from edgekd.pipeline.targets import ResolvedTarget, resolve_target, torch_target
 from edgekd.pipeline.thumbnails import add_thumbnails
 from edgekd.pipeline.training import Made, TrainProgress, make_models, task_spec
@@ -39,34 +40,39 @@ from edgekd.tasks import TaskSpec, parse_output
 def float_artifact(
     model: Model | Artifact, format_name: str, recipe: Recipe, store: StageStore, label: str
 ) -> Artifact:
-    """The model in a format, in float32; a given artifact must have that format already."""
-    if isinstance(model, Model):
-        shapes = {n: s for n, s in shapes_of(recipe.shapes).items() if n in {i.name for i in model.inputs}}
-        return export_model(
-            model, format_name, {"shapes": shapes} if shapes else {}, store, f"export {label}"
-        )
-    if model.format != format_name:
-        raise UsageError(
-            f"{label} has the format {model.format}, {format_name} was asked for", "change `export`"
-        )
-    return model
+    """The model in a format, in float32.
+
+    Raises:
+        UsageError: a file that cannot become that format.
+    """
+    return export_to(model, format_name, _options(model, recipe), store, f"export {label}")
+
+
+def _options(model: Model | Artifact, recipe: Recipe) -> dict[str, Any]:
+    shapes = {n: s for n, s in shapes_of(recipe.shapes).items() if n in {i.name for i in model.inputs}}
+    return {"shapes": shapes} if shapes else {}
 
 
 def make_candidates(
-    recipe: Recipe, made: Made, task: TaskSpec, store: StageStore
+    recipe: Recipe, made: Made, task: TaskSpec, store: StageStore, formats: Sequence[str] = ()
 ) -> list[tuple[str, Artifact]]:
-    """Precision x format of the student, as (label, artifact)."""
+    """Precision x format of the student, as (label, artifact).
+
+    Args:
+        formats: of those that the recipe names; empty for all of them.
+    """
     found: list[tuple[str, Artifact]] = []
-    for format_name in recipe.export:
-        base = float_artifact(made.student, format_name, recipe, store, "student")
+    for format_name in formats or recipe.export:
+        name = "student" if len(recipe.export) == 1 else f"student {format_name}"
         for dtype in recipe.quantize:
             if dtype == "float32":
-                found.append(("student float32", base))
+                made_of = float_artifact(made.student, format_name, recipe, store, name)
             else:
-                quantized = quantize_artifact(
-                    base, QuantConfig(dtype=dtype), task, store, f"quantize student {dtype}"
-                )
-                found.append((f"student {dtype}", quantized))
+                made_of = quantize_to(
+                    made.student, format_name, QuantConfig(dtype=dtype), task, _options(made.student, recipe), store,
+                    f"quantize {name} {dtype}",
+                )  # fmt: skip
+            found.append((f"{name} {dtype}", made_of))
     return found
 
 
@@ -111,7 +117,56 @@ def check_names(recipe: Recipe) -> list[ResolvedTarget | AbsentTarget]:
     """
     for format_name in recipe.export:
         exporter_for(format_name)
-    return targets_of(recipe)
+    found = []
+    for target in targets_of(recipe):
+        if isinstance(target, ResolvedTarget) and not format_of(target, recipe):
+            opens = f"opens {', '.join(target.runtime_paths)}, and `export` names {', '.join(recipe.export)}"
+            if target.target.required:
+                raise UsageError(
+                    f"target {target.target} {opens}",
+                    f"add one of them to `export`, e.g. {next(iter(target.runtime_paths))}",
+                )
+            target = AbsentTarget(target=str(target.target), required=False, reason=f"it {opens}")
+        found.append(target)
+    return found
+
+
+def format_of(target: ResolvedTarget, recipe: Recipe) -> str:
+    """The format that a target is given: of those it opens the best that the recipe exports; empty where none is."""
+    return next((f for f in target.runtime_paths if f in recipe.export), "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entrants:
+    """The models that run on one target: all in formats that it opens."""
+
+    students: Sequence[tuple[str, Artifact]]
+    teacher: tuple[str, Artifact]
+    baseline: tuple[str, Artifact] | None
+    references: Mapping[str, Reference]
+
+
+def _entrants(
+    target: ResolvedTarget,
+    recipe: Recipe,
+    made: Made,
+    students: Sequence[tuple[str, Artifact]],
+    baseline: Model | Artifact | None,
+    store: StageStore,
+) -> _Entrants:
+    format_name = format_of(target, recipe)
+    own = [s for s in students if s[1].format == format_name]
+    teacher = ("teacher", float_artifact(made.teacher, format_name, recipe, store, "teacher"))
+    references = {"teacher": Reference(label=teacher[0], artifact=teacher[1], role="teacher")}
+    references |= student_references(recipe, made, own, store, format_name)
+    last = None
+    if baseline is not None:
+        if not (isinstance(baseline, Artifact) and baseline.format in target.runtime_paths):
+            baseline = float_artifact(baseline, format_name, recipe, store, "baseline")
+        last = ("baseline", baseline)
+        references["baseline"] = Reference(label="baseline", artifact=baseline)
+    check_inputs({"teacher": teacher[1], **dict(own)}, shapes=recipe.shapes, rename={})
+    return _Entrants(students=own, teacher=teacher, baseline=last, references=references)
 
 
 def run_recipe(
@@ -144,25 +199,23 @@ def run_recipe(
             "what is chosen by looking is judged on other rows: split them, e.g. data.npz#0:1000 and data.npz#1000:",
         )
     made = make_models(recipe, base, store, progress)
-    students = make_candidates(recipe, made, task, store)
-    teacher = ("teacher", float_artifact(made.teacher, recipe.export[0], recipe, store, "teacher"))
-    baseline = None
+    here = [t for t in targets if isinstance(t, ResolvedTarget)]
+    formats = [f for f in recipe.export if any(format_of(t, recipe) == f for t in here)]
+    unused = [f for f in recipe.export if f not in formats]
+    said = [f"No target that is here opens {f}: the student was not exported to it." for f in unused]
+    students = make_candidates(recipe, made, task, store, formats) if formats else []
+    baseline: Model | Artifact | None = None
     state = ""
     if recipe.gates.baseline:
         if first_run and is_missing(recipe.gates.baseline, base):
             state = "first-run"
         else:
-            opened = fed_like(
+            baseline = fed_like(
                 made.student,
                 open_reference(recipe.gates.baseline, weights=None, base=base, store=store),
             )
-            baseline = ("baseline", float_artifact(opened, recipe.export[0], recipe, store, "baseline"))
             state = "present"
-    check_inputs({"teacher": teacher[1], **dict(students)}, shapes=recipe.shapes, rename={})
-    references = {"teacher": Reference(label=teacher[0], artifact=teacher[1], role="teacher")}
-    references |= student_references(recipe, made, students, store)
-    if baseline is not None:
-        references["baseline"] = Reference(label=baseline[0], artifact=baseline[1])
+    entrants = {str(t.target): _entrants(t, recipe, made, students, baseline, store) for t in here}
     answer = parse_output(recipe.task.output) if recipe.task.output else {}
     output = {"teacher": answer, "student": answer}
     with building(out) as root:
@@ -170,25 +223,26 @@ def run_recipe(
         for label, model in [("teacher", made.teacher), ("student", made.student)]:
             if isinstance(model, Model):
                 folder.add_model(label, model)
-        folder.add_artifact("teacher", teacher[1])
+        for entered in entrants.values():
+            folder.add_artifact(*entered.teacher)
         candidates: list[Candidate] = []
         selected: dict[str, str] = {}
         optional: list[str] = []
-        said: list[str] = []
         shipped: list[Shipped] = []
         absent: list[AbsentTarget] = []
         for target in targets:
             if isinstance(target, AbsentTarget):
                 absent.append(target)
                 continue
+            entered = entrants[str(target.target)]
             job = Job(
                 target=target, policy=recipe.gates, task=task, digests=digests, feeds=Feeds(task=task, split="test"),
-                measure=recipe.measure, store=store, folder=folder, teacher=teacher, regression=baseline,
-                references=references, search=(base,), remeasure=remeasure, output=output,
+                measure=recipe.measure, store=store, folder=folder, teacher=entered.teacher,
+                regression=entered.baseline, references=entered.references, search=(base,), remeasure=remeasure, output=output,
                 required=target.target.required,
             )  # fmt: skip
             try:
-                digest, judged = judge_target(job, students)
+                digest, judged = judge_target(job, entered.students)
             except (InfrastructureError, InputError) as e:
                 if target.target.required:
                     raise
@@ -214,7 +268,7 @@ def run_recipe(
             name=recipe.name, policy=recipe.gates.model_dump(mode="json", exclude_none=True),
             artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=tuple(absent), optional=tuple(optional),
             chain=chain, notes=(*notes, *said, *missing, *teacher_note(root, chain)), regression_baseline=state,
-            references={name: r.artifact.digest for name, r in references.items()}, environment=ledger.machine(),
+            references=next((digests_of(e.references) for e in entrants.values()), {}), environment=ledger.machine(),
             provenance=recipe.provenance, collected_at=utc_now(), edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, recipe.gates)
@@ -227,12 +281,21 @@ def fed_like(student: Model | Artifact, baseline: Model | Artifact) -> Model | A
     return baseline.with_prepare(student.prepare)
 
 
+def digests_of(references: Mapping[str, Reference]) -> dict[str, str]:
+    """Name -> digest, as ``run.json`` holds them."""
+    return {name: r.artifact.digest for name, r in references.items()}
+
+
 def student_references(
-    recipe: Recipe, made: Made, students: Sequence[tuple[str, Artifact]], store: StageStore
+    recipe: Recipe,
+    made: Made,
+    students: Sequence[tuple[str, Artifact]],
+    store: StageStore,
+    format_name: str,
 ) -> dict[str, Reference]:
     """The student's own float32 and, where there are naive controls, the first of them, as gates may name them."""
     base = next((a for _, a in students if a.dtype == "float32"), None)
-    base = base or float_artifact(made.student, recipe.export[0], recipe, store, "student")
+    base = base or float_artifact(made.student, format_name, recipe, store, "student")
     found = {"float32": Reference(label="student float32", artifact=base)}
     if made.naive:
         found["naive"] = Reference(

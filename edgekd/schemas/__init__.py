@@ -22,6 +22,7 @@ WRITTEN = (
     "manifest",
     "measurement",
     "model",
+    "placement",
     "run",
     "stage",
     "thumbnails",

@@ -16,6 +16,7 @@ from edgekd.errors import DataError, ModelError
 from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.target import SessionOptions
+from edgekd_onnx.origin import module_of
 from edgekd_onnx.reading import external_files, load_graph
 from edgekd_onnx.runtime import OnnxRuntime
 from edgekd_onnx.writing import EXTERNAL_BYTES
@@ -35,6 +36,7 @@ class TensorDifference:
         relative_error: max |a - b| / max |a|; None likewise, or where ``a`` is all zeros and ``b`` is not.
         sqnr_db: 10 log10(sum a^2 / sum (a - b)^2), in dB; None where equal or not defined.
         problem: other shapes, or NaN or infinity on one side only; else empty.
+        module: the torch module that it was traced in; empty where neither file says.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TensorDifference:
     relative_error: float | None
     sqnr_db: float | None
     problem: str
+    module: str = ""
 
     def deviates(self, tolerance: float) -> bool:
         """Whether the relative error is beyond ``tolerance``."""
@@ -57,7 +60,7 @@ class TensorDifference:
         return {
             "name": self.name, "op_type": self.op_type, "is_output": self.is_output,
             "max_abs_error": self.max_abs_error, "relative_error": self.relative_error, "sqnr_db": self.sqnr_db,
-            "problem": self.problem,
+            "problem": self.problem, "module": self.module,
         }  # fmt: skip
 
 
@@ -119,7 +122,7 @@ class _Sums:
             self.noise += float(np.sum(difference**2))
             self.signal += float(np.sum(x**2))
 
-    def result(self, name: str, op_type: str, is_output: bool) -> TensorDifference:
+    def result(self, name: str, op_type: str, is_output: bool, module: str = "") -> TensorDifference:
         relative = 0.0 if self.error == 0 else (self.error / self.peak if self.peak else None)
         sqnr = 10 * math.log10(self.signal / self.noise) if self.noise > 0 and self.signal > 0 else None
         return TensorDifference(
@@ -130,6 +133,7 @@ class _Sums:
             relative_error=None if self.problem else relative,
             sqnr_db=None if self.problem else sqnr,
             problem=self.problem,
+            module=module,
         )
 
 
@@ -140,6 +144,7 @@ class _Probe:
     path: Path
     model: Any = field(init=False)
     made_by: dict[str, str] = field(init=False)
+    modules: dict[str, str] = field(init=False)
     outputs: list[str] = field(init=False)
     #: Tensor -> its dequantized value, where it is quantized: that is what its consumers see. (The quantizer drops
     #: a ReLU whose clipping QuantizeLinear does anyway; the tensor before it then still holds negative values.)
@@ -156,6 +161,7 @@ class _Probe:
             for o in n.output
             if o and "Sequence" not in n.op_type and not n.op_type.startswith("Optional")
         }
+        self.modules = {o: module_of(n) for n in self.model.graph.node for o in n.output if o}
         self.outputs = [o.name for o in self.model.graph.output]
         quantized = {n.output[0]: n.input[0] for n in self.model.graph.node if n.op_type == "QuantizeLinear"}
         self.seen_as = {}
@@ -239,7 +245,10 @@ def first_deviation(a: Path, b: Path, feeds: Iterable[Mapping[str, Array]], *, t
         for want, have in _run_both(left, right, group, batches):
             for name in group:
                 sums[name].add(want[name], have[name])
-    tensors = tuple(sums[n].result(n, left.made_by[n], n in left.outputs) for n in shared)
+    tensors = tuple(
+        sums[n].result(n, left.made_by[n], n in left.outputs, left.modules[n] or right.modules[n])
+        for n in shared
+    )
     return Deviation(
         tensors=tensors,
         first=next((t for t in tensors if t.deviates(tolerance)), None),

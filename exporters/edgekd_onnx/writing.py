@@ -12,6 +12,7 @@ from typing import Any
 
 from edgekd.files import storage_error, write_bytes
 from edgekd.lazy import require
+from edgekd_onnx.origin import keep_module
 
 ENTRY = "model.onnx"
 EXTERNAL = "model.onnx.data"
@@ -44,7 +45,10 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 def strip_provenance(proto: Any) -> None:
-    """Remove doc strings and metadata in place: torch writes source paths and stack traces of this machine there."""
+    """Remove doc strings and metadata in place: torch writes source paths and stack traces of this machine there.
+
+    Of a node's metadata the torch module's path stays.
+    """
     proto.ClearField("doc_string")
     proto.ClearField("metadata_props")
     for function in proto.functions:
@@ -64,20 +68,46 @@ def _strip_graph(graph: Any) -> None:
 def _strip_nodes(nodes: Iterable[Any]) -> None:
     for node in nodes:
         node.ClearField("doc_string")
-        node.ClearField("metadata_props")
+        keep_module(node)
         for attribute in node.attribute:
             attribute.ClearField("doc_string")
             for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 _strip_graph(graph)
 
 
+def weight_bytes(proto: Any) -> int:
+    """Bytes of the weights that a model holds itself, wherever they are in it; protobuf's own count ends at 2 GiB."""
+    return sum(_graph_bytes(proto.graph))
+
+
+def _graph_bytes(graph: Any) -> Iterator[int]:
+    yield from (_tensor_bytes(t) for t in graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield _tensor_bytes(attribute.t)
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield from _graph_bytes(inner)
+
+
+def _tensor_bytes(tensor: Any) -> int:
+    if tensor.raw_data:
+        return len(tensor.raw_data)
+    return 8 * sum(
+        len(v) for v in (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data)
+    )
+
+
 def write_proto(proto: Any, out: Path, *, large: bool) -> tuple[str, ...]:
     """Write a model into ``out`` and return the names of its files, entry first.
+
+    Args:
+        large: move the weights to a file of their own; done unasked where they are above :data:`EXTERNAL_BYTES`.
 
     Raises:
         StorageError: a write failed.
     """
-    if not large:
+    if not large and weight_bytes(proto) <= EXTERNAL_BYTES:
         write_bytes(out / ENTRY, proto.SerializeToString(deterministic=True))
         return (ENTRY,)
     onnx = require("onnx", extra="ort", purpose="writing ONNX files")

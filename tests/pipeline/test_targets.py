@@ -16,7 +16,7 @@ def test_a_target_that_is_here_names_what_opens_each_format() -> None:
     found = resolve_target("cpu:onnxruntime")
     assert isinstance(found, ResolvedTarget)
     assert str(found.target) == "cpu:onnxruntime"
-    assert found.runtime_paths == {"onnx": "edgekd_onnx.runtime:OnnxRuntime"}
+    assert found.runtime_paths == dict.fromkeys(("onnx", "ort"), "edgekd_onnx.runtime:OnnxRuntime")
     # A child loads it by this path.
     assert plugins.load_path(found.runtime_paths["onnx"]) is OnnxRuntime
     assert present_target("cpu:onnxruntime") == found
