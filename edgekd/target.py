@@ -37,6 +37,11 @@ class Target:
     provider: str = ""
     required: bool = True
 
+    @property
+    def remote(self) -> bool:
+        """Whether it is a board behind a link, and not this machine."""
+        return "/" in self.device
+
     def __str__(self) -> str:
         return f"{self.device}:{self.runtime}" + (f"+{self.provider}" if self.provider else "")
 
@@ -205,6 +210,17 @@ class ModelQuantizer(Protocol):
     ) -> Artifact:
         """Write a quantized ``model`` into the existing folder ``out``; as :meth:`Exporter.quantize` otherwise."""
         ...
+
+
+@runtime_checkable
+class FixedSizeExporter(Protocol):
+    """An exporter whose format keeps no dynamic size; this is optional.
+
+    Attributes:
+        fixed_sizes: True where every size is fixed at export: a recipe's ranges are then their usual sizes.
+    """
+
+    fixed_sizes: bool
 
 
 @runtime_checkable

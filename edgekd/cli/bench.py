@@ -61,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from edgekd.board.measuring import measure_on_board
     from edgekd.cli.progress import step_line
     from edgekd.errors import UsageError
     from edgekd.evidence import save_measurement
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.measure.meters import find_meters
     from edgekd.pipeline.collect import Feeds
     from edgekd.pipeline.opening import check_inputs, runnable
-    from edgekd.pipeline.targets import present_target
+    from edgekd.pipeline.targets import board_of, present_target
     from edgekd.report.bench import bench_lines, closing_line
     from edgekd.report.sweep import settings_lines
     from edgekd.spec import parse_shapes
@@ -82,7 +83,12 @@ def run(args: argparse.Namespace) -> int:
     scenario = options.scenario(args)
     scenario.check_batch(args.batch)
     target = present_target(args.target)
-    meters = ([], {}) if args.no_resources else find_meters(args.meter, target.target.device)
+    board = board_of(target.target)
+    meters: tuple[list[Meter], dict[str, str]] = ([], {})
+    if board is not None and not args.no_resources:
+        board.find_meters(args.meter)
+    elif not args.no_resources:
+        meters = find_meters(args.meter, target.target.device)
     store = options.store(args)
     task = TaskSpec(kind=args.task, data={"test": args.data}, base=str(Path.cwd())) if args.data else None
     feeds = Feeds(task=task, shapes=parse_shapes(args.shape), rename=options.renames(args))
@@ -105,11 +111,20 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     protocol = scenario.stretched(Protocol(min_restarts=args.restarts, max_restarts=args.restarts))
     tuning = sweeping.tuning(args, entries, target, setting, scenario, store.root)
-    measurement = measure_scenario(
-        scenario, entries[0], entries[1:], setting, record=feeds.record,
-        most_over=lambda n: most_over(n, scenario.level), protocol=protocol,
-        tune=tuning.arm, progress=lambda done, _: step_line(f"{done} restarts measured"),
-    )  # fmt: skip
+
+    def progress(done: int, most: int) -> None:
+        step_line(f"{done} restarts measured")
+
+    if board is None:
+        measurement = measure_scenario(
+            scenario, entries[0], entries[1:], setting, record=feeds.record,
+            most_over=lambda n: most_over(n, scenario.level), protocol=protocol, tune=tuning.arm, progress=progress,
+        )  # fmt: skip
+    else:
+        measurement = measure_on_board(
+            board, scenario, entries[0], entries[1:], setting, record=feeds.record, protocol=protocol,
+            tune=tuning.arm, progress=progress,
+        )  # fmt: skip
     step_line("")
     measurement = tuning.record(measurement)
     save_measurement(measurement, args.out)

@@ -152,16 +152,15 @@ def _lint(args: argparse.Namespace, asked: Mapping[str, Any]) -> int:
     first = {k: v for k, v in asked.items() if k in ("opset", "optimize", "shapes")}
     if isinstance(source, Model) or source.format != "onnx" or "opset" in first or "optimize" in first:
         source = export_to(source, "onnx", first, store, f"export {args.model}")
-    report, text = run_lint(
-        source.path,
-        {
-            "target_sm": args.sm,
-            "tensorrt": args.tensorrt,
-            "shapes": asked.get("shapes", {}),
-            "plugins": [p for p in str(asked.get("plugins", "")).split(",") if p],
-        },
-    )  # fmt: skip
+    told = {
+        "sm": args.sm,
+        "tensorrt": args.tensorrt,
+        "shapes": asked.get("shapes"),
+        "dtype": asked.get("dtype"),
+        "plugins": asked.get("plugins"),
+    }
+    report, text = run_lint(source.path, {k: v for k, v in told.items() if v})
     if args.out is not None:
-        write_lint(report, args.out)
+        write_lint(report, args.out, args.model)
     print(text)
     return 1 if report.errors else 0

@@ -56,7 +56,7 @@ def write_artifact(artifact: Artifact, out: Path) -> None:
         artifact.copy_to(root)
 
 
-def write_lint(report: Any, out: Path) -> None:
+def write_lint(report: Any, out: Path, model: str) -> None:
     """A lint's report as JSON, or as SARIF where the file is called so.
 
     Raises:
@@ -64,4 +64,4 @@ def write_lint(report: Any, out: Path) -> None:
     """
     if out.suffix not in (".json", ".sarif"):
         raise UsageError(f"-o {out.name}: --lint writes a report", "name it lint.json or lint.sarif")
-    write_json(out, report.to_sarif() if out.suffix == ".sarif" else report.to_json())
+    write_json(out, report.to_sarif(model) if out.suffix == ".sarif" else report.to_json())

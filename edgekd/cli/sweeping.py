@@ -69,18 +69,26 @@ def tuning(
         UsageError: nothing to sweep; EvidenceError: damaged metadata; else as :func:`edgekd.measure.sweep.sweep`.
     """
     from edgekd.cli.progress import step_line
+    from edgekd.errors import UsageError
     from edgekd.measure import ledger
     from edgekd.pipeline.sweep import sweep_models, tuning_of
+    from edgekd.pipeline.targets import board_of
     from edgekd.pipeline.tuning import tuning_for
     from edgekd.report.sweep import sweep_lines
 
     asked: Mapping[str, Any] = settings(args)
     pinned = [*asked, *(["threads"] if args.threads is not None else [])]
+    board = board_of(target.target)
     if not args.sweep:
         return tuning_for(
             [(label, artifact) for label, artifact, _ in models], target=str(target.target), scenario=scenario,
-            batch=setting.batch, machine=ledger.machine(), asked=bool(pinned),
+            batch=setting.batch, machine=board.machine if board else ledger.machine(), asked=bool(pinned),
         )  # fmt: skip
+    if board is not None:
+        raise UsageError(
+            f"--sweep does not reach {target.target}: it races its configurations on this machine only",
+            "leave it out, or install edgekd on the board and sweep there",
+        )
     swept = sweep_models(
         models, target, setting, scenario, pinned=pinned, cache=cache, progress=lambda text: step_line(f"sweep {text}")
     )  # fmt: skip

@@ -34,6 +34,7 @@ from edgekd.quantize import QuantConfig
 from edgekd.recipe import Recipe, TargetBlock, shapes_of
 from edgekd.report import render
 from edgekd.stages import StageStore
+from edgekd.target import FixedSizeExporter
 from edgekd.tasks import TaskSpec, parse_output
 
 
@@ -45,11 +46,20 @@ def float_artifact(
     Raises:
         UsageError: a file that cannot become that format.
     """
-    return export_to(model, format_name, _options(model, recipe), store, f"export {label}")
+    return export_to(model, format_name, _options(model, format_name, recipe), store, f"export {label}")
 
 
-def _options(model: Model | Artifact, recipe: Recipe) -> dict[str, Any]:
-    shapes = {n: s for n, s in shapes_of(recipe.shapes).items() if n in {i.name for i in model.inputs}}
+def _options(model: Model | Artifact, format_name: str, recipe: Recipe) -> dict[str, Any]:
+    """The recipe's sizes of this model's inputs; one size each, at the measured batch, where the format fixes them."""
+    given = shapes_of(recipe.shapes)
+    shapes = {spec.name: given[spec.name] for spec in model.inputs if spec.name in given}
+    exporter = exporter_for(format_name)
+    if isinstance(exporter, FixedSizeExporter) and exporter.fixed_sizes:
+        batch = recipe.measure.batch
+        for spec in model.inputs:
+            if spec.name in shapes:
+                usual = shapes[spec.name][1]
+                shapes[spec.name] = ((batch, *usual[1:]) if spec.dynamic_batch else usual,) * 3
     return {"shapes": shapes} if shapes else {}
 
 
@@ -69,7 +79,7 @@ def make_candidates(
                 made_of = float_artifact(made.student, format_name, recipe, store, name)
             else:
                 made_of = quantize_to(
-                    made.student, format_name, QuantConfig(dtype=dtype), task, _options(made.student, recipe), store,
+                    made.student, format_name, QuantConfig(dtype=dtype), task, _options(made.student, format_name, recipe), store,
                     f"quantize {name} {dtype}",
                 )  # fmt: skip
             found.append((f"{name} {dtype}", made_of))
