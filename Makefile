@@ -6,7 +6,9 @@
 #   make bench    how fast EdgeKD itself is (pytest-benchmark)
 #   make gate-power  how often the latency gate is wrong here, in five minutes (runs/gate-power/)
 #   make cifar    the CIFAR-10 example in full (runs/cifar10/; needs EDGEKD_DATA, hours on two cores)
-#   make browser  Debian's chromium, chromium-driver and git-lfs, which some tests want (as root)
+#   make gpu      the GPU suite, where there is an NVIDIA GPU (docs/results/<gpu>.md)
+#   make litert   the packages that write .tflite files, in a folder of their own in the cache
+#   make browser  Debian's chromium, chromium-driver, git-lfs and openssh-server, which some tests want (as root)
 #   make wheel    dist/edgekd-*.whl
 #   make clean    removes the environment, built wheels and caches; never a run
 #
@@ -27,7 +29,7 @@ VENV := .venv
 STAMP := $(VENV)/edgekd-installed
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test lint format bench gate-power cifar browser wheel clean setup
+.PHONY: demo test lint format bench gate-power cifar gpu litert browser wheel clean setup
 
 demo: setup
 	@$(VENV)/bin/edgekd demo
@@ -56,10 +58,20 @@ gate-power: setup
 cifar: setup
 	@$(VENV)/bin/edgekd run examples/cifar10/recipe.yaml --out runs/cifar10
 
+gpu: setup
+	@$(RUN) pip install -q nvidia-ml-py
+	$(VENV)/bin/python bench/gpu/run.py --out docs/results
+
+litert: setup
+	@$(RUN) edgekd_litert.environment
+
 browser:
-	@if ! command -v chromedriver >/dev/null || ! command -v chromium >/dev/null || ! command -v git-lfs >/dev/null; then
+	@missing=
+	for program in chromedriver chromium git-lfs /usr/sbin/sshd; do command -v "$$program" >/dev/null || missing=1; done
+	if [ -n "$$missing" ]; then
 	    apt-get update -qq
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver git-lfs
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	        chromium chromium-driver git-lfs openssh-server
 	fi
 
 wheel: setup

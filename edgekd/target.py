@@ -224,6 +224,19 @@ class FixedSizeExporter(Protocol):
 
 
 @runtime_checkable
+class MachineBoundExporter(Protocol):
+    """An exporter whose files belong to the machine that made them; this is optional."""
+
+    def machine_key(self) -> Mapping[str, Any]:
+        """What of this machine decides the files, as plain data: an export is used again only where it is equal.
+
+        Raises:
+            MissingDependencyError, TargetUnavailableError: nothing can be made here.
+        """
+        ...
+
+
+@runtime_checkable
 class QuantizedAtSource(Protocol):
     """An exporter whose format is made of a source that is quantized already; this is optional.
 

@@ -57,8 +57,11 @@ def send(fd: int, frame: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def receive(fd: int, timeout_s: float | None = None) -> bytes:
+def receive(fd: int, timeout_s: float | None = None, *, each_part: bool = False) -> bytes:
     """Read one frame, for :func:`decode`.
+
+    Args:
+        timeout_s: for the whole frame; with ``each_part``, for its next bytes: a slow link may take its time.
 
     Raises:
         WireTimeoutError, WireClosedError, WireError.
@@ -70,6 +73,7 @@ def receive(fd: int, timeout_s: float | None = None) -> bytes:
         poll.register(fd, select.POLLIN)
 
     def read(count: int) -> bytes:
+        nonlocal deadline
         parts: list[bytes] = []
         while count:
             if poll is not None:
@@ -81,6 +85,8 @@ def receive(fd: int, timeout_s: float | None = None) -> bytes:
                 raise WireClosedError
             parts.append(part)
             count -= len(part)
+            if each_part and timeout_s is not None:
+                deadline = time.monotonic() + timeout_s
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     head = read(_HEAD.size)

@@ -53,7 +53,8 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     Raises:
         DataError, UsageError, ModelError: wrong data, keys or model; ChildError: the child did not deliver.
     """
-    check_threads(request.threads)
+    if not request.target.remote:
+        check_threads(request.threads)
     artifact = request.artifact
     if artifact.format not in request.runtime_paths:
         raise DataError(

@@ -56,6 +56,10 @@ class Restart:
         children: arm -> load time, peak memory, placement read back.
         ledger: what the machine did during the rounds; absent readings are ``None``.
         cpu_blocks: as ``blocks``, by the CPU clock; only of arms whose calls last a millisecond or more.
+        cold_blocks: where ``blocks`` are times by device events: the same with the device's cache flushed before
+            every call.
+        wall_blocks: where ``blocks`` are times by device events: calls of their own by the host's clock, each waited
+            for; what a user waits for, and what percentiles are taken of.
     """
 
     blocks: Mapping[str, tuple[Array, ...]]
@@ -65,6 +69,15 @@ class Restart:
     children: Mapping[str, Mapping[str, Any]]
     ledger: Mapping[str, Any]
     cpu_blocks: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
+    cold_blocks: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
+    wall_blocks: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
+
+    def single_calls(self, arm: str) -> tuple[Array, ...]:
+        """Blocks of single calls as a user would wait for them: never means over several calls.
+
+        A sample of ``blocks`` by device events may be such a mean (``warmup[arm]["device"]["replays"]``).
+        """
+        return self.wall_blocks.get(arm) or self.blocks.get(arm, ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +123,7 @@ class Measurement:
         return tuple(a for a in self.arms if a not in (BASELINE, TWIN))
 
     def calls_ns(self, arm: str) -> Array:
-        """All call times of an arm, int64 (calls,) nanoseconds, restarts and rounds in order.
+        """All call times of an arm, int64 (calls,) nanoseconds, restarts and rounds in order: single calls.
 
         Of the server scenario: latencies of its queries at the asked rate; a search for a rate has none.
         """
@@ -119,8 +132,12 @@ class Measurement:
             trials = self.scenario_detail.get("trials", ()) if asked else ()
             queries = [self.queries[t["queries_of"]] for t in trials if t["arm"] == arm]
             return np.concatenate(queries) if queries else np.zeros(0, np.int64)
-        parts = [b for r in self.restarts for b in r.blocks[arm]]
+        parts = [b for r in self.restarts for b in r.single_calls(arm)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+#: Kinds of blocks beside those by device events; each has its own number of calls.
+_BESIDE = ("cold", "wall")
 
 
 def _rows(measurement: Measurement) -> bytes:
@@ -131,6 +148,10 @@ def _rows(measurement: Measurement) -> bytes:
             arrays[f"{i}.{arm}.calls"] = np.asarray([len(b) for b in blocks], np.int64)
         for arm, blocks in restart.cpu_blocks.items():
             arrays[f"{i}.{arm}.cpu_ns"] = np.concatenate(blocks) if blocks else np.zeros(0, np.int64)
+        for kind in _BESIDE:
+            for arm, blocks in getattr(restart, f"{kind}_blocks").items():
+                arrays[f"{i}.{arm}.{kind}_ns"] = np.concatenate(blocks) if blocks else np.zeros(0, np.int64)
+                arrays[f"{i}.{arm}.{kind}_calls"] = np.asarray([len(b) for b in blocks], np.int64)
     arrays |= {f"query.{name}": np.asarray(ns, np.int64) for name, ns in measurement.queries.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -212,6 +233,7 @@ def load_measurement(path: Path) -> Measurement:
                     for arm in arms
                     if f"{i}.{arm}.cpu_ns" in arrays
                 },
+                **{f"{kind}_blocks": _beside(arrays, i, kind, tuple(arms)) for kind in _BESIDE},
             )
             for i, r in enumerate(value["restarts"])
         )
@@ -240,6 +262,17 @@ def load_measurement(path: Path) -> Measurement:
         )
     except (KeyError, TypeError, ValueError, OSError) as e:
         raise EvidenceError(f"{path} is not a whole measurement ({e!r})", "measure again") from e
+
+
+def _beside(
+    arrays: Mapping[str, Array], restart: int, kind: str, arms: tuple[str, ...]
+) -> dict[str, tuple[Array, ...]]:
+    """Blocks of one kind by arm, where there are any."""
+    return {
+        arm: _split(arrays[f"{restart}.{arm}.{kind}_ns"], arrays[f"{restart}.{arm}.{kind}_calls"])
+        for arm in arms
+        if f"{restart}.{arm}.{kind}_ns" in arrays
+    }
 
 
 def _split(ns: Array, calls: Array) -> tuple[Array, ...]:

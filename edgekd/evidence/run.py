@@ -46,10 +46,15 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyEvidence:
-    """Path of a measurement, relative to the run folder, and the candidate's arm in it."""
+    """Path of a measurement, relative to the run folder, and the candidate's arm in it.
+
+    Attributes:
+        builds: arms of other builds of the candidate, made the same way: the worst of them all is judged.
+    """
 
     measurement: str
     arm: str
+    builds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +191,11 @@ def _accuracy(value: Mapping[str, Any] | None, where: Path) -> AccuracyEvidence 
 def _latency(value: Mapping[str, Any] | None, where: Path) -> LatencyEvidence | None:
     if value is None:
         return None
-    return LatencyEvidence(measurement=_inside(value["measurement"], where), arm=value["arm"])
+    return LatencyEvidence(
+        measurement=_inside(value["measurement"], where),
+        arm=value["arm"],
+        builds=tuple(map(str, value.get("builds", ()))),
+    )
 
 
 def _evidence(value: Mapping[str, Any], where: Path) -> Evidence:

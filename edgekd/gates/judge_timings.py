@@ -12,7 +12,7 @@ from edgekd.gates.absolute import judge_absolute
 from edgekd.gates.latency import judge_latency
 from edgekd.gates.store import Store, failed_gate, plain_gate, same_artifact, same_target
 from edgekd.gates.tail import judge_tail
-from edgekd.gates.verdict import Gate
+from edgekd.gates.verdict import Gate, worst_decision
 
 if TYPE_CHECKING:  # plain attributes are read; pydantic is not needed to judge
     from edgekd.policy import LatencyAbsoluteGate, TailGate
@@ -47,6 +47,7 @@ def judge_race(
         )
     try:
         measurement = _timings(store, candidate, evidence, beside=baseline)
+        _check_builds(measurement, evidence, candidate)
         if measurement.scenario == SERVER:
             raise EvidenceError(
                 f"{evidence.measurement} holds queries of the server scenario and no race of two models",
@@ -54,8 +55,35 @@ def judge_race(
             )
     except InputError as e:
         return plain_gate(candidate, gate, "error", str(e), against, "input")
-    return _if_held(
-        measurement, judge_latency(measurement, evidence.arm, max_ratio=max_ratio, gate=gate, against=against)
+    judged = [
+        _if_held(
+            measurement, judge_latency(measurement, arm, max_ratio=max_ratio, gate=gate, against=against)
+        )
+        for arm in (evidence.arm, *evidence.builds)
+    ]
+    return _worst_build(judged, candidate)
+
+
+def _check_builds(measurement: Measurement, evidence: LatencyEvidence, candidate: Candidate) -> None:
+    """Raises EvidenceError where an arm that is called another build of the candidate is something else."""
+    for arm in evidence.builds:
+        record = measurement.arms.get(arm, {})
+        same_artifact(
+            str(record.get("build_of", "")), candidate.artifact, f"{evidence.measurement} (arm {arm})"
+        )
+
+
+def _worst_build(judged: list[Gate], candidate: Candidate) -> Gate:
+    """One answer for all builds of a model: whichever is shipped next may be the worst of them."""
+    if len(judged) == 1:
+        return judged[0]
+    decision = worst_decision(g.decision for g in judged)
+    worst = max((g for g in judged if g.decision == decision), key=lambda g: g.estimate or 0.0)
+    return replace(
+        worst,
+        artifact=candidate.artifact,
+        reason=f"{worst.reason}: the worst of {len(judged)} builds",
+        detail={**worst.detail, "builds": [g.estimate for g in judged]},
     )
 
 

@@ -6,12 +6,14 @@ import numpy as np
 
 from edgekd.child import ChildProcess, Limits
 from edgekd.data.example import Array
-from edgekd.measure.arm import Arm, Setting
+from edgekd.measure.arm import Arm, Setting, address_space
 
 
 def _answers(arm: Arm, setting: Setting) -> dict[str, Array]:
     limits = Limits(
-        timeout_s=setting.timeout_s, memory_bytes=setting.memory_bytes, threads=arm.threads or setting.threads
+        timeout_s=setting.timeout_s,
+        memory_bytes=address_space(setting),
+        threads=arm.threads or setting.threads,
     )
     with ChildProcess(f"running {arm.label} on {setting.target}", limits, setting.search) as child:
         child.request(

@@ -19,6 +19,9 @@ from edgekd.target import Target
 _OPEN = "edgekd.measure.operations:open_arm"
 _WARM = "edgekd.measure.operations:warm_up"
 
+#: Key of an arm's record, and of an artifact's lineage: the digest of the artifact that this is another build of.
+BUILD_OF = "build_of"
+
 #: What the label of the hidden second copy ends in.
 TWIN_SUFFIX = " (twin)"
 
@@ -87,6 +90,7 @@ class Arm:
             "batch": self.batch or setting.batch,
             "settings": dict(self.artifact.settings if self.settings is None else self.settings),
             "calls_per_query": self.calls_per_query,
+            **({BUILD_OF: self.artifact.lineage[BUILD_OF]} if BUILD_OF in self.artifact.lineage else {}),
         }
 
 
@@ -146,6 +150,14 @@ def inputs_of(arm: Arm, inputs: Mapping[str, Any]) -> Any:
     return inputs.get(name, inputs.get(arm.label.removesuffix(TWIN_SUFFIX)))
 
 
+def address_space(setting: Setting) -> int | None:
+    """The limit of a child's address space; none for CUDA, which reserves as much of it as there is memory anywhere.
+
+    Source: CUDA C++ Programming Guide, *Unified Virtual Address Space*.
+    """
+    return None if setting.target.device == "cuda" else setting.memory_bytes
+
+
 def open_arm(
     arm: Arm, setting: Setting, restart: int, stack: ExitStack
 ) -> tuple[ChildProcess, dict[str, Any]]:
@@ -159,7 +171,7 @@ def open_arm(
     cpus = cpus_for(restart, threads)
     child = ChildProcess(
         f"measuring {arm.label} on {setting.target}",
-        Limits(timeout_s=setting.timeout_s, memory_bytes=setting.memory_bytes, cpus=cpus, threads=threads),
+        Limits(timeout_s=setting.timeout_s, memory_bytes=address_space(setting), cpus=cpus, threads=threads),
         setting.search,
     )
     stack.callback(child.close)

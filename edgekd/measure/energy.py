@@ -35,7 +35,9 @@ def measure_energy(
         Meter -> joules per call (median and all blocks), watts busy and idle, calls and seconds per block; and
         meter -> why it gave nothing.
     """
-    seconds = max([block_s, *(_UPDATES * m.update_s for m in meters)])
+    # A meter may ask for longer blocks than twenty updates of its counter.
+    least = [max(_UPDATES * m.update_s, float(getattr(m, "window_s", 0.0))) for m in meters]
+    seconds = max([block_s, *least])
     calls = max(1, math.ceil(seconds * 1e9 / ns_per_call))
     longest = calls * ns_per_call / 1e9
     if longest > LONGEST_BLOCK_S:

@@ -6,20 +6,24 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from edgekd.child import ChildProcess
 from edgekd.child.wire import encode
 from edgekd.data.example import Array
-from edgekd.errors import ChildError
+from edgekd.errors import ChildError, TargetUnavailableError
 from edgekd.evidence.measurement import BASELINE, Measurement, Restart
 from edgekd.measure import ledger
 from edgekd.measure.arm import Arm, Protocol, Setting, cpus_of, inputs_of, open_arm, warm_up
+from edgekd.measure.blocks import sorted_blocks, wall_clock_reason
+from edgekd.measure.device_events import OUT_OF_DEVICE_MEMORY
+from edgekd.measure.gpu_ledger import watch_for
 from edgekd.target import check_threads
 
 _BLOCK = encode({"call": "edgekd.measure.operations:run_block", "args": {}})
 _USE = "edgekd.measure.operations:report_use"
+_REPLAYS = "edgekd.measure.operations:set_replays"
 
 #: Arms must fit into this share of the available memory to be held open together.
 _MEMORY_SHARE = 0.8
@@ -38,6 +42,7 @@ class _Race:
     protocol: Protocol
     rng: random.Random
     together: bool
+    pids: set[int] = field(default_factory=set)
 
     def restart(self, index: int) -> Restart:
         """Run one restart.
@@ -48,17 +53,21 @@ class _Race:
         cpus = cpus_of(self.arms, self.setting, index)
         order = list(self.arms)
         self.rng.shuffle(order)
-        blocks: dict[str, list[list[Array]]] = {a.name: [] for a in self.arms}
+        blocks: dict[str, list[dict[str, Array]]] = {a.name: [] for a in self.arms}
         warmup: dict[str, dict[str, Any]] = {}
         children: dict[str, dict[str, Any]] = {}
+        watch = watch_for(self.setting.target.device)
         with ExitStack() as stack:
             open_children: dict[str, ChildProcess] = {}
             if self.together:
                 self._open_all(order, index, stack, open_children, children)
                 for arm in order:
                     warmup[arm.name] = warm_up(open_children[arm.name], self.protocol)
+                self._equal_replays(open_children, warmup)
             replies: dict[str, list[bytes]] = {a.name: [] for a in self.arms}
             before = ledger.snapshot(cpus)
+            watch.begin(self.pids)
+            stack.callback(watch.end)  # a race that ends by an error leaves no thread behind
             for _ in range(self.protocol.rounds):
                 turn = list(self.arms)
                 self.rng.shuffle(turn)
@@ -67,26 +76,33 @@ class _Race:
                         replies[arm.name].append(open_children[arm.name].exchange(_BLOCK))
                     else:
                         self._alone(arm, index, blocks, warmup, children)
+            on_gpu = watch.end()
             after = ledger.snapshot(cpus)
             for name, child in open_children.items():
                 for reply in replies[name]:
-                    blocks[name].append(child.read(reply)[1])
+                    blocks[name].append(_columns(child.read(reply)))
                 children[name].update(child.request(_USE, {})[0])
                 children[name]["grown_bytes"] = _growth(warmup[name], children[name])
         entries = ledger.with_switches(ledger.ledger_between(before, after), children)
         return Restart(
-            blocks={name: tuple(made[0] for made in rounds) for name, rounds in blocks.items()},
-            cpu_blocks={
-                name: tuple(made[1] for made in rounds)
-                for name, rounds in blocks.items()
-                if all(len(made) == 2 for made in rounds)
-            },
+            **sorted_blocks(blocks),
             order=tuple(a.name for a in order),
             cpus=cpus,
             warmup=warmup,
             children=children,
-            ledger=entries,
+            ledger=ledger.with_gpu(entries, on_gpu),
         )
+
+    def _equal_replays(
+        self, open_children: Mapping[str, ChildProcess], warmup: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Arms that are timed by events share the greatest number of calls per pair that one of them needs."""
+        found = {name: w["device"]["replays"] for name, w in warmup.items() if "device" in w}
+        most = max(found.values(), default=1)
+        for name, replays in found.items():
+            if replays != most:
+                args = {"replays": most, "min_block_calls": self.protocol.min_block_calls}
+                warmup[name].update(open_children[name].request(_REPLAYS, args)[0])
 
     def _open_all(
         self,
@@ -101,8 +117,13 @@ class _Race:
         for arm in order:
             try:
                 open_children[arm.name], children[arm.name] = open_arm(arm, self.setting, index, stack)
+                self.pids.add(open_children[arm.name].pid)
             except ChildError as e:
                 if e.outcome == "out of memory" and used:
+                    raise _CrowdedError from e
+                raise
+            except TargetUnavailableError as e:
+                if e.what.startswith(OUT_OF_DEVICE_MEMORY) and used:
                     raise _CrowdedError from e
                 raise
             used += children[arm.name]["peak_memory_bytes"] or 0
@@ -113,22 +134,37 @@ class _Race:
         self,
         arm: Arm,
         index: int,
-        blocks: dict[str, list[list[Array]]],
+        blocks: dict[str, list[dict[str, Array]]],
         warmup: dict[str, dict[str, Any]],
         children: dict[str, dict[str, Any]],
     ) -> None:
         """Open, warm, measure and close one arm for one block: the way for arms that do not fit together."""
         with ExitStack() as stack:
             child, opened = open_arm(arm, self.setting, index, stack)
+            self.pids.add(child.pid)
             warmup[arm.name] = warm_up(child, self.protocol)
-            blocks[arm.name].append(child.read(child.exchange(_BLOCK))[1])
+            blocks[arm.name].append(_columns(child.read(child.exchange(_BLOCK))))
             children[arm.name] = {**opened, **child.request(_USE, {})[0]}
+
+
+def _columns(reply: tuple[Mapping[str, Any], Sequence[Array]]) -> dict[str, Array]:
+    """The arrays of a block by what they are."""
+    return dict(zip(reply[0]["columns"], reply[1], strict=True))
 
 
 def _growth(warm: Mapping[str, Any], end: Mapping[str, Any]) -> int | None:
     """Resident memory that came between the warm-up's end and the last round: a model that leaks shows here."""
     before, after = warm.get("resident_bytes"), end.get("resident_bytes")
     return None if before is None or after is None else after - before
+
+
+def _clock(restarts: Sequence[Restart]) -> dict[str, Any]:
+    """What ``blocks`` were timed by; nothing where no arm has another clock than the host's."""
+    made = restarts[-1].children if restarts else {}
+    if all(child.get("clock", "wall") == "wall" and not child.get("no_events") for child in made.values()):
+        return {}
+    reason = wall_clock_reason(made)
+    return {"clock": "wall" if reason else made[BASELINE]["clock"], "clock_reason": reason or None}
 
 
 def measure(
@@ -206,6 +242,11 @@ def measure(
     return replace(
         measurement,
         redrawn=tuple(redrawn),
-        environment={**measurement.environment, "placement": placed, "together": race.together},
+        environment={
+            **measurement.environment,
+            "placement": placed,
+            "together": race.together,
+            **_clock(restarts),
+        },
         collected_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

@@ -174,6 +174,18 @@ def with_switches(entries: Mapping[str, Any], children: Mapping[str, Mapping[str
     return {**entries, "involuntary_switches": None, "absent": [*entries["absent"], "involuntary_switches"]}
 
 
+def with_gpu(entries: Mapping[str, Any], on_gpu: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The entries of a restart with those of its GPU, of :class:`edgekd.measure.gpu_ledger.GpuWatch`.
+
+    Args:
+        on_gpu: None where the target is none.
+    """
+    if on_gpu is None:
+        return dict(entries)
+    silent = [f"gpu.{name}" for name, value in on_gpu.items() if value is None]
+    return {**entries, "gpu": dict(on_gpu), "absent": [*entries["absent"], *silent]}
+
+
 def redraw_reason(entries: Mapping[str, Any]) -> str:
     """Why a restart does not count; empty when it does. Sees the ledger only, never a timing."""
     steal, move = entries.get("steal"), entries.get("clock_move")
@@ -186,6 +198,9 @@ def redraw_reason(entries: Mapping[str, Any]) -> str:
         return f"cgroup throttled for {entries['throttled_us'] / 1000:.0f} ms"
     if move is not None and move > MAX_CLOCK_MOVE:
         return f"clock moved {move:.1%} (limit {MAX_CLOCK_MOVE:.0%})"
+    throttled = (entries.get("gpu") or {}).get("throttled")
+    if throttled:
+        return f"the GPU was throttled ({', '.join(sorted(throttled))})"
     return ""
 
 

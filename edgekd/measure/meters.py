@@ -21,6 +21,12 @@ _COMMAND = "command:"
 _STEPS = 3
 _WATCH_S = 0.02
 
+#: NVML's counter: watched for so long this often; a window lasts so long and so many steps.
+_NVML_WATCH_S = 2.0
+_NVML_POLL_S = 0.001
+_NVML_WINDOW_S = 10.0
+_NVML_STEPS = 100
+
 #: A counter that is asked this often cannot have wrapped twice (see :class:`RaplMeter`).
 LONGEST_BLOCK_S = 50.0
 
@@ -129,15 +135,25 @@ def _number(path: Path) -> int:
 
 
 class NvmlMeter:
-    """The total energy counter of the GPU that CUDA calls device 0."""
+    """The total energy counter of the GPU that CUDA calls device 0: the board, not its host.
+
+    The counter moves in steps (every 20 to 100 ms on newer GPUs: PETSc manual, PetscLogGpuEnergyMeter), and a window of
+    less than a step reads 0. So the step is found by watching, a window lasts 100 of them and at least ten seconds,
+    and every reading waits for the counter to move: both ends of a window lie on a step.
+    """
 
     name = "nvml"
     devices: tuple[str, ...] = ("cuda",)
-    #: "Energy readings are updated every 20-100 ms" on newer GPUs (PETSc manual, PetscLogGpuEnergyMeter).
     update_s = 0.1
 
     def __init__(self) -> None:
         self._gpu: Gpu | None = None
+        self._seen = False
+
+    @property
+    def window_s(self) -> float:
+        """Least length of a block; see :func:`edgekd.measure.energy.measure_energy`."""
+        return max(_NVML_WINDOW_S, _NVML_STEPS * self.update_s)
 
     def _found(self) -> Gpu:
         if self._gpu is None:
@@ -147,15 +163,45 @@ class NvmlMeter:
     def unavailable(self) -> str:
         try:
             self._found().energy_joules()
+            return "" if self._seen else self._watch()
         except EdgeKDError as e:
             return str(e)
+
+    def _watch(self) -> str:
+        """Watch the counter for two seconds and keep its longest step; why not, where it stands still."""
+        begin = since = time.monotonic()
+        last = self._found().energy_joules()
+        steps: list[float] = []
+        while (now := time.monotonic()) - begin < _NVML_WATCH_S:
+            time.sleep(_NVML_POLL_S)
+            joules = self._found().energy_joules()
+            if joules > last:
+                steps.append(time.monotonic() - since)
+                last, since = joules, time.monotonic()
+        # The first one was under way when the watch began.
+        if len(steps) < 2:
+            return f"the energy counter of {self._found().name} moved {len(steps)} times in {now - begin:.1f} s"
+        self.update_s, self._seen = max(steps[1:]), True
         return ""
 
     def describe(self) -> Mapping[str, Any]:
-        return {"device": self._found().name, "uuid": self._found().uuid}
+        return {"device": self._found().name, "uuid": self._found().uuid, "step_s": self.update_s}
 
     def read_joules(self) -> float:
-        return self._found().energy_joules()
+        """Joules at the counter's next step.
+
+        Raises:
+            TargetUnavailableError: the device does not count any more, or the counter stands still.
+        """
+        first, begin = self._found().energy_joules(), time.monotonic()
+        while (joules := self._found().energy_joules()) == first:
+            if time.monotonic() - begin > _NVML_WATCH_S:
+                raise TargetUnavailableError(
+                    f"the energy counter of {self._found().name} stood still for {_NVML_WATCH_S:g} s",
+                    "measure without energy: --meter none",
+                )
+            time.sleep(_NVML_POLL_S)
+        return joules
 
 
 class CommandMeter:

@@ -1,9 +1,10 @@
-"""One NVIDIA GPU through NVML: energy counter and memory. Loads ``pynvml`` (package nvidia-ml-py) at the point of use."""
+"""One NVIDIA GPU through NVML: energy counter, memory, clocks. Loads ``pynvml`` (package nvidia-ml-py) at the point of use."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,29 @@ from edgekd.errors import MissingDependencyError, TargetUnavailableError
 from edgekd.lazy import require
 
 _DRIVER = Path("/proc/driver/nvidia/version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuReading:
+    """One look at a GPU; what the driver does not tell is None.
+
+    Attributes:
+        sm_mhz, memory_mhz: clocks now; temperature_c: of the chip; power_w: of the board, averaged by the driver over
+            a second on most devices since Ampere (nvmlDeviceGetPowerUsage).
+        utilisation: share of the driver's last sample period in which a kernel ran.
+        reasons: bits of nvmlDeviceGetCurrentClocksEventReasons; processes: numbers of those that compute on it.
+    """
+
+    sm_mhz: float | None
+    memory_mhz: float | None
+    temperature_c: float | None
+    power_w: float | None
+    utilisation: float | None
+    reasons: int | None
+    processes: tuple[int, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "processes": None if self.processes is None else len(self.processes)}
 
 
 class Gpu:
@@ -34,6 +58,56 @@ class Gpu:
             return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000.0
         except self._nvml.NVMLError as e:
             raise TargetUnavailableError(f"{self.name} counts no energy ({e})") from e
+
+    def _ask(self, ask: Callable[[], Any]) -> Any:
+        """An answer of NVML, or None where this device, driver or pynvml does not have the question."""
+        try:
+            return ask()
+        except (self._nvml.NVMLError, AttributeError):
+            return None
+
+    def read(self) -> GpuReading:
+        """Clocks, temperature, power, throttling and users now. Only ever reads."""
+        n, h = self._nvml, self._handle
+
+        def scaled(value: Any, by: float = 1.0) -> float | None:
+            return None if value is None else float(value) * by
+
+        reasons = self._ask(lambda: n.nvmlDeviceGetCurrentClocksEventReasons(h))
+        if reasons is None:  # its name before driver 535
+            reasons = self._ask(lambda: n.nvmlDeviceGetCurrentClocksThrottleReasons(h))
+        processes = self._ask(lambda: n.nvmlDeviceGetComputeRunningProcesses(h))
+        return GpuReading(
+            sm_mhz=scaled(self._ask(lambda: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_SM))),
+            memory_mhz=scaled(self._ask(lambda: n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_MEM))),
+            temperature_c=scaled(self._ask(lambda: n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU))),
+            power_w=scaled(self._ask(lambda: n.nvmlDeviceGetPowerUsage(h)), 1e-3),
+            utilisation=scaled(self._ask(lambda: n.nvmlDeviceGetUtilizationRates(h).gpu), 0.01),
+            reasons=None if reasons is None else int(reasons),
+            processes=None if processes is None else tuple(int(p.pid) for p in processes),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What does not change: name, UUID, driver, memory, ECC, MIG, power limit; None where not told."""
+        n, h = self._nvml, self._handle
+        driver = self._ask(n.nvmlSystemGetDriverVersion)
+        total = self._ask(lambda: n.nvmlDeviceGetMemoryInfo(h).total)
+        limit = self._ask(lambda: n.nvmlDeviceGetEnforcedPowerLimit(h))
+        ecc, mig = (
+            self._ask(lambda: n.nvmlDeviceGetEccMode(h)),
+            self._ask(lambda: n.nvmlDeviceGetMigMode(h)),
+        )
+        cuda = self._ask(n.nvmlSystemGetCudaDriverVersion)
+        return {
+            "name": self.name,
+            "uuid": self.uuid,
+            "driver": None if driver is None else _text(driver),
+            "cuda_driver": None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}",
+            "memory_bytes": None if total is None else int(total),
+            "power_limit_w": None if limit is None else float(limit) / 1000,
+            "ecc": None if ecc is None else bool(ecc[0]),
+            "mig": None if mig is None else bool(mig[0]),
+        }
 
     def used_bytes(self, pid: int) -> tuple[int, str]:
         """Device memory in use, and how that is known: by the process alone, else by all on the device.

@@ -13,10 +13,15 @@ import numpy as np
 
 from edgekd.child.sessions import open_session, placement_json
 from edgekd.data.example import Array
-from edgekd.errors import DataError
+from edgekd.errors import DataError, MissingDependencyError
+from edgekd.measure.device_events import WALL, DeviceTiming, device_timing
+from edgekd.measure.gpu_events import event_source
 from edgekd.target import Session
 
 Reply = tuple[dict[str, Any], list[Array]]
+
+#: Beside those of :mod:`edgekd.measure.device_events`: the processor time of a call.
+CPU = "cpu"
 
 #: Warm-up looks at block minima of about this length, so many of them; fewer where one call is a block by itself.
 _WARM_BLOCK_NS = 5_000_000
@@ -59,7 +64,8 @@ def open_arm(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -
     first = time.perf_counter_ns()
     run()
     first_call_ns = time.perf_counter_ns() - first
-    state.update(session=session, run=run)
+    timing, why_not = _device_timing(session, run, feeds)
+    state.update(session=session, run=run, device=timing)
     return {
         "load_ns": load_ns,
         "open_ns": first - import_start,
@@ -68,8 +74,23 @@ def open_arm(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -
         "inputs": [s.to_json() for s in session.inputs],
         "outputs": [s.to_json() for s in session.outputs],
         "placement": placement_json(session),
+        "clock": timing.source.name if timing is not None else "wall",
+        **({"no_events": why_not} if why_not else {}),
         "cpus": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
     }, []
+
+
+def _device_timing(
+    session: Session, run: Callable[[], object], feeds: dict[str, Array]
+) -> tuple[DeviceTiming | None, str]:
+    """How the arm is timed on its device, or None and why not; empty where nobody would expect it."""
+    try:
+        found = device_timing(session, run, feeds, event_source)
+    except MissingDependencyError as e:
+        return None, str(e)
+    if found is None and session.placement.device == "cuda":
+        return None, f"{session.placement.runtime} does not enqueue a call without waiting for it"
+    return found, ""
 
 
 def bind_query(session: Session, feeds: dict[str, Array], calls: int, where: str) -> Callable[[], object]:
@@ -160,6 +181,11 @@ def warm_up(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) ->
     gc.collect()
     gc.freeze()
     gc.disable()
+    timing: DeviceTiming | None = state.get("device")
+    if timing is not None:
+        warmed, call_ns = timing.warm_up(args["min_s"], args["cap_s"])
+        timing.block_calls = block_calls_for(call_ns * timing.replays, args)
+        return {**warmed, "block_calls": timing.block_calls, "resident_bytes": resident_bytes()}, []
     run = state["run"]
     begin = time.perf_counter_ns()
     calls, minima, steady = 0, [], False
@@ -191,11 +217,28 @@ def warm_up(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) ->
 
 
 def run_block(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:
-    """One timed block; the reply's arrays are int64 (calls,) nanoseconds: wall, and CPU where calls are long enough."""
+    """One timed block; the reply's arrays are int64 (calls,) nanoseconds, and its ``columns`` say of what.
+
+    ``wall``, and ``cpu`` where calls are long enough; on a device that has events ``device``, ``cold`` and ``wall``.
+    """
+    timing: DeviceTiming | None = state.get("device")
+    if timing is not None:
+        return timing.block(time_calls)
     if not state["cpu_clock"]:
-        return {}, [np.asarray(time_calls(state["run"], state["block_calls"]), dtype=np.int64)]
+        wall_only = np.asarray(time_calls(state["run"], state["block_calls"]), dtype=np.int64)
+        return {"columns": [WALL]}, [wall_only]
     wall, cpu = time_calls_on_both_clocks(state["run"], state["block_calls"])
-    return {}, [np.asarray(wall, dtype=np.int64), np.asarray(cpu, dtype=np.int64)]
+    return {"columns": [WALL, CPU]}, [np.asarray(wall, dtype=np.int64), np.asarray(cpu, dtype=np.int64)]
+
+
+def set_replays(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:
+    """Time so many calls per pair of events: as many as every other arm, since a mean's minimum is not a call's."""
+    timing: DeviceTiming = state["device"]
+    timing.block_calls = max(
+        args["min_block_calls"], math.ceil(timing.block_calls * timing.replays / args["replays"])
+    )
+    timing.replays = args["replays"]
+    return {"device": timing.record(), "block_calls": timing.block_calls}, []
 
 
 def _own_status(field: str) -> int | None:

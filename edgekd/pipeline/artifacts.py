@@ -17,7 +17,7 @@ from edgekd.prepare import prepare_key
 from edgekd.quantize import QuantConfig
 from edgekd.spec import stack_feeds
 from edgekd.stages import StageStore, tool_versions
-from edgekd.target import ConvertingExporter, ModelQuantizer, QuantizedAtSource
+from edgekd.target import ConvertingExporter, MachineBoundExporter, ModelQuantizer, QuantizedAtSource
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 
 #: Packages whose versions decide what an export or a quantization makes.
@@ -103,6 +103,7 @@ def _convert(
         "prepare": prepare_key(artifact.prepare),
         "format": format_name,
         "options": dict(options),
+        "machine": dict(exporter.machine_key()) if isinstance(exporter, MachineBoundExporter) else None,
         "tools": tool_versions(*_TOOLS),
     }
 

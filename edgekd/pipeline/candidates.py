@@ -16,6 +16,7 @@ from edgekd.evidence.run import AccuracyEvidence, Failure, LatencyEvidence
 from edgekd.gates.timing import TimingLimits
 from edgekd.measure import Scenario, Setting
 from edgekd.measure.placing import place_artifact
+from edgekd.pipeline.builds import other_builds
 from edgekd.pipeline.collect import Comparison, Feeds, evaluate_artifact, measure_comparison
 from edgekd.pipeline.execution import Execution, as_shipped, as_written_in, plain
 from edgekd.pipeline.folder import RunFolder
@@ -301,22 +302,28 @@ def collect_test(job: Job, student: tuple[str, Artifact]) -> Evidence:
     latency = regression = alone = None
     label, artifact = student
     accuracy, failures = collect_answers(job, label, artifact, "test")
+    builds = other_builds(label, artifact)
+    raced = [student, *builds]
+    others = tuple(f"{CANDIDATE}_{k}" for k in range(2, len(raced) + 1))
     limits = job.limits
     beside_teacher = replace(limits, absolute=None) != TimingLimits()
     if beside_teacher and job.teacher is not None:
         with job.kept(failures, "latency"):
-            made = job.measure_against(job.teacher, [student], {label: limits}, "test")
+            made = job.measure_against(job.teacher, raced, {name: limits for name, _ in raced}, "test")
             latency = LatencyEvidence(
-                measurement=job.folder.add_measurement(f"{label} latency", made), arm=CANDIDATE
+                measurement=job.folder.add_measurement(f"{label} latency", made), arm=CANDIDATE, builds=others
             )
         limits = TimingLimits()  # all of them have their evidence
     if job.policy.regression is not None and job.regression is not None:
         limit = TimingLimits(max_ratio=1 + job.policy.regression.max_regression, absolute=limits.absolute)
         job.folder.add_artifact(*job.regression)
         with job.kept(failures, "regression"):
-            made = job.measure_against(job.regression, [student], {label: limit}, "test", role="baseline")
+            asked = {name: limit for name, _ in raced}
+            made = job.measure_against(job.regression, raced, asked, "test", role="baseline")
             regression = LatencyEvidence(
-                measurement=job.folder.add_measurement(f"{label} regression", made), arm=CANDIDATE
+                measurement=job.folder.add_measurement(f"{label} regression", made),
+                arm=CANDIDATE,
+                builds=others,
             )
         limits = replace(limits, absolute=None)
     if limits.absolute is not None:

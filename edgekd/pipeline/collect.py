@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.artifact import Artifact
+from edgekd.board.measuring import measure_on_board
 from edgekd.data.example import Array
 from edgekd.errors import DataError, UsageError
 from edgekd.evaluate import EvaluationRequest, evaluate
@@ -29,6 +30,7 @@ from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE
 from edgekd.files import digest_of
 from edgekd.gates.timing import TimingLimits
 from edgekd.measure import Protocol, Scenario, Setting, ledger, measure_scenario
+from edgekd.pipeline.targets import board_of
 from edgekd.pipeline.tuning import tuning_for
 from edgekd.prepare import prepare_key
 from edgekd.spec import draw_feeds, stack_feeds
@@ -56,7 +58,9 @@ _TASK_PACKAGES = ("tokenizers", "scikit-learn", "seqeval")
 
 def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluation:
     """Evaluate through the store."""
-    check_threads(request.threads)
+    board = board_of(request.target)
+    if board is None:
+        check_threads(request.threads)
     artifact = request.artifact
     key = {
         "artifact": artifact.digest,
@@ -73,6 +77,7 @@ def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluati
         "cluster": request.task.cluster,
         "batch": request.batch,
         "tools": tool_versions(*_RUNTIME_PACKAGES, *_TASK_PACKAGES),
+        **({} if board is None else {"board": [board.tools, board.device, board.machine["cpu"]]}),
     }
 
     def build(out: Path, resume: Path) -> None:
@@ -240,6 +245,10 @@ def _arms_asked(
     return [(arm, asked[r["name"]]) for arm, r in measurement.arms.items() if r.get("name") in asked]
 
 
+def _affinity() -> list[int] | None:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
 def measure_comparison(
     comparison: Comparison,
     store: StageStore,
@@ -257,7 +266,9 @@ def measure_comparison(
     Raises:
         UsageError: the scenario does not fit; ChildError, ModelError, DataError: as :func:`edgekd.measure.measure`.
     """
-    check_threads(comparison.setting.threads)
+    board = board_of(comparison.setting.target)
+    if board is None:
+        check_threads(comparison.setting.threads)
     scenario, asked = comparison.scenario, comparison.asked
     scenario.check_batch(comparison.setting.batch)
     protocol = scenario.stretched(
@@ -276,7 +287,7 @@ def measure_comparison(
         for (label, artifact), role in zip(models, roles, strict=True)
     ]
     count = scenario.samples if scenario.name == MULTI_STREAM else batch
-    machine = ledger.machine()
+    machine = ledger.machine() if board is None else board.machine
     tuning = tuning_for(
         models, target=str(setting.target), scenario=scenario, batch=batch, machine=machine,
         asked=not comparison.own_settings,
@@ -299,8 +310,8 @@ def measure_comparison(
         "own_settings": [tuning.key, tuning.source, tuning.note],
         "protocol": asdict(protocol),
         "machine": digest_of(machine),
-        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "tools": tool_versions(*_RUNTIME_PACKAGES),
+        "affinity": _affinity() if board is None else board.affinity,
+        "tools": tool_versions(*_RUNTIME_PACKAGES) if board is None else board.tools,
     }
 
     def stop(measurement: Measurement) -> bool:
@@ -314,11 +325,18 @@ def measure_comparison(
     undecided: list[Measurement] = []
 
     def build(out: Path, resume: Path) -> None:
-        made = measure_scenario(
-            scenario, entries[0], entries[1:], setting, record=comparison.feeds.record,
-            most_over=lambda n: most_over(n, scenario.level), stop=stop, protocol=protocol, progress=progress,
-            tune=tuning.arm,
-        )  # fmt: skip
+        if board is None:
+            made = measure_scenario(
+                scenario, entries[0], entries[1:], setting, record=comparison.feeds.record,
+                most_over=lambda n: most_over(n, scenario.level), stop=stop, protocol=protocol, progress=progress,
+                tune=tuning.arm,
+            )  # fmt: skip
+        else:
+            made = measure_on_board(
+                board, scenario, entries[0], entries[1:], setting, record=comparison.feeds.record,
+                limits={label: limit.to_json() for label, limit in asked.items()}, protocol=protocol,
+                progress=progress, tune=tuning.arm,
+            )  # fmt: skip
         made = tuning.record(made)
         if len(made.restarts) < protocol.min_restarts or not decides(made):
             undecided.append(made)

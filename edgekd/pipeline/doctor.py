@@ -6,12 +6,13 @@ import importlib.metadata
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from edgekd.errors import EdgeKDError
 from edgekd.evidence.run import AbsentTarget
 from edgekd.measure import ledger
 from edgekd.measure.meters import GROUP as METERS
+from edgekd.pipeline.doctor_gpu import gpu_rows
 from edgekd.pipeline.targets import resolve_target
 from edgekd.plugins import list_plugins, load_plugin
 from edgekd.stages import default_cache_root
@@ -30,6 +31,8 @@ class Finding:
         return asdict(self)
 
 
+_EXPORTERS = "edgekd.exporters"
+
 #: (name, distribution, extra, what it is for)
 _PACKAGES = (
     ("torch", "torch", "torch", "training and export"),
@@ -42,9 +45,25 @@ _PACKAGES = (
     ("tokenizers", "tokenizers", "text", "text and token classification"),
     ("seqeval", "seqeval", "text", "entity F1"),
     ("pycocotools", "pycocotools", "detection", "mAP"),
-    ("optimum", "optimum", "hf", "exporting Hugging Face models (a later version)"),
-    ("tensorrt", "tensorrt", "tensorrt", "building engines (a later version)"),
+    ("optimum", "optimum", "hf", "exporting Hugging Face models"),
+    ("onnxslim", "onnxslim", "optimize", "simplifying ONNX graphs"),
+    ("openvino", "openvino", "openvino", "OpenVINO models"),
+    ("nncf", "nncf", "openvino", "quantizing OpenVINO models"),
+    ("executorch", "executorch", "executorch", "ExecuTorch programs"),
+    ("ai-edge-litert", "ai-edge-litert", "litert", "running LiteRT models"),
+    ("ai-edge-quantizer", "ai-edge-quantizer", "litert", "quantizing LiteRT models"),
 )
+#: Findings that plugins and the GPU part make have these keys.
+_KEYS = ("name", "state", "evidence", "fix")
+
+
+@runtime_checkable
+class ProbingPlugin(Protocol):
+    """What an exporter plugin may offer: findings of its own, as ``{"name", "state", "evidence", "fix"}``."""
+
+    def probe(self) -> list[dict[str, str]]:
+        """Try what this machine can do with the format; states as in :class:`Finding`."""
+        ...
 
 
 def _packages() -> list[Finding]:
@@ -74,6 +93,23 @@ def _packages() -> list[Finding]:
     return found
 
 
+def _findings(rows: list[dict[str, str]]) -> list[Finding]:
+    return [Finding(**{key: row.get(key, "") for key in _KEYS}) for row in rows]
+
+
+def _probed() -> list[Finding]:
+    """What exporter plugins find out themselves."""
+    found: list[Finding] = []
+    for name in list_plugins(_EXPORTERS):
+        try:
+            plugin = load_plugin(_EXPORTERS, name)()
+            if isinstance(plugin, ProbingPlugin):
+                found += _findings(plugin.probe())
+        except EdgeKDError as e:
+            found.append(Finding(name=f"exporter {name}", state="broken", evidence=e.what, fix=e.fix))
+    return found
+
+
 def examine_target(text: str) -> Finding:
     """Whether a target can be used, by asking its runtime.
 
@@ -83,7 +119,9 @@ def examine_target(text: str) -> Finding:
     found = resolve_target(text)
     if isinstance(found, AbsentTarget):
         evidence, _, fix = found.reason.partition("; ")
-        return Finding(name=text, state="missing", evidence=evidence, fix=fix)
+        # A pair that no machine could have is nothing to mend.
+        never = "does not run on device" in evidence
+        return Finding(name=text, state="not applicable" if never else "missing", evidence=evidence, fix=fix)
     return Finding(name=text, state="ok", evidence=f"opens {', '.join(found.runtime_paths)}")
 
 
@@ -133,7 +171,7 @@ def examine() -> list[Finding]:
             evidence=f"{machine['cpu']}, {machine['cpus']} CPUs, Python {machine['python']}, {machine['system']}",
         )
     ]
-    findings += _packages()
+    findings += _packages() + _probed() + _findings(gpu_rows())
     for runtime in list_plugins("edgekd.runtimes"):
         for device in ("cpu", "cuda"):
             try:

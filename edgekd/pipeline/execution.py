@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from edgekd.artifact import Artifact
 from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE
 from edgekd.measure import ledger
-from edgekd.pipeline.targets import ResolvedTarget
+from edgekd.pipeline.targets import ResolvedTarget, board_of
 from edgekd.pipeline.tuning import Tuning, batch_of, tuning_for
 from edgekd.plugins import load_path
 from edgekd.recipe import MeasureBlock
@@ -75,7 +75,7 @@ def as_shipped(
     Raises:
         EvidenceError: damaged metadata.
     """
-    scenario = measure.as_scenario
+    scenario, board = measure.as_scenario, board_of(target.target)
     batch = measure.batch
     if scenario.name not in (MULTI_STREAM, OFFLINE):
         fixed = (a.fixed_batch for _, a in [(label, artifact), *beside])
@@ -85,7 +85,7 @@ def as_shipped(
         target=str(target.target),
         scenario=scenario,
         batch=batch,
-        machine=ledger.machine(),
+        machine=board.machine if board else ledger.machine(),
         asked="threads" in measure.model_fields_set,
     )
     found = tuning.sessions.get(label)

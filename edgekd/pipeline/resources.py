@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.artifact import Artifact
+from edgekd.board.measuring import inspect_on_board
 from edgekd.data.example import Array
 from edgekd.errors import EdgeKDError
 from edgekd.evidence.measurement import TWIN, Measurement
@@ -17,6 +18,7 @@ from edgekd.measure.meters import Meter
 from edgekd.measure.peaks import ComputePeak, MemoryLevel, measure_compute_peak, measure_memory_levels
 from edgekd.measure.resources import Inspection, feeds_of_one_call, inspect_resources
 from edgekd.measure.roofline import place_under_roofline
+from edgekd.pipeline.targets import board_of
 from edgekd.plugins import list_plugins, load_plugin
 from edgekd.workload import CountingExporter, StaticCost
 
@@ -41,18 +43,25 @@ def with_resources(
         entries: of its arms, the baseline's first, in order and without the twin.
         setting: that it was made in.
         inspection: how thoroughly; with ``profile`` the machine's peaks are measured and the roofline drawn.
-        meters, meters_absent: of :func:`edgekd.measure.meters.find_meters`, asked before the race is run.
+        meters, meters_absent: of :func:`edgekd.measure.meters.find_meters`, asked before the race is run; a board
+            keeps those that :meth:`edgekd.board.session.Board.find_meters` found.
         progress: called with what is done now; empty at the end.
     """
     inspection = inspection or Inspection()
     say = progress or (lambda text: None)
     arms = _arms(measurement, entries)
     costs = {arm.name: _count(arm) for arm in arms}
-    found = inspect_resources(
-        arms, setting, inspection=inspection, meters=meters, meters_absent=dict(meters_absent or {}),
-        nodes=lambda arm: len(c.nodes) if isinstance(c := costs[arm.name], StaticCost) else None,
-        progress=lambda label: say(f"inspect {label}"),
-    )  # fmt: skip
+    nodes = {name: len(c.nodes) if isinstance(c, StaticCost) else None for name, c in costs.items()}
+    board = board_of(setting.target)
+    if board is None:
+        found = inspect_resources(
+            arms, setting, inspection=inspection, meters=meters, meters_absent=dict(meters_absent or {}),
+            nodes=lambda arm: nodes[arm.name], progress=lambda label: say(f"inspect {label}"),
+        )  # fmt: skip
+    else:
+        found = inspect_on_board(
+            board, arms, setting, inspection=inspection, nodes=nodes, progress=lambda label: say(f"inspect {label}"),
+        )  # fmt: skip
     machine = _Machine(setting, say)
     for arm in arms:
         evidence, cost = found[arm.name], costs[arm.name]

@@ -10,13 +10,13 @@ from typing import Any
 from edgekd.artifact import Artifact
 from edgekd.child.sessions import open_session
 from edgekd.data.example import Array
-from edgekd.errors import TargetUnavailableError
+from edgekd.errors import TargetUnavailableError, UsageError
 from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.opening import check_inputs, runnable
 from edgekd.pipeline.targets import present_target
 from edgekd.spec import TensorSpec, parse_shapes
 from edgekd.stages import StageStore
-from edgekd.target import Placement, Session, check_threads
+from edgekd.target import Placement, Session, check_threads, parse_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,11 @@ def open_model(
         TargetUnavailableError: the target is not here, or the session is not where it was asked to be.
     """
     check_threads(threads)
+    if parse_target(target).remote:
+        raise UsageError(
+            f"{target} is another machine, a call from here would time the link",
+            f"measure there: edgekd bench {reference} --target {target}",
+        )
     found = present_target(target)
     artifact = runnable(reference, "model", {"model": weights} if weights else {}, found, store)
     session, _ = open_session(

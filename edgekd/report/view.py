@@ -192,7 +192,7 @@ def _latency(measurement: Measurement, selected: bool) -> LatencyTable:
 
 def _medians(measurement: Measurement, arm: str) -> tuple[int, int] | None:
     """The range of the medians of the restarts' raw calls; None where no restart has any."""
-    blocks = (np.concatenate(r.blocks[arm]) for r in measurement.restarts if r.blocks.get(arm))
+    blocks = (np.concatenate(r.single_calls(arm)) for r in measurement.restarts if r.single_calls(arm))
     found = [int(np.sort(calls)[(len(calls) - 1) // 2]) for calls in blocks if len(calls)]
     return (min(found), max(found)) if found else None
 
@@ -215,7 +215,10 @@ def ledger_ranges(ledgers: tuple[Mapping[str, Any], ...]) -> list[tuple[str, str
     """Per reading, its least and greatest value over the restarts; ranges of numbers only."""
     found: dict[str, list[float]] = {}
     for ledger in ledgers:
-        for key, item in ledger.items():
+        gpu = ledger.get("gpu")
+        for key, item in [*ledger.items(), *((f"gpu.{k}", v) for k, v in (gpu or {}).items())]:
+            if isinstance(item, Mapping) and key.startswith("gpu"):
+                continue
             found.setdefault(key, [])
             if isinstance(item, (int, float)) and not isinstance(item, bool):
                 found[key].append(float(item))

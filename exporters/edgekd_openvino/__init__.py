@@ -1,0 +1,1 @@
+"""OpenVINO: IR files (``model.xml`` with ``model.bin``), INT8 by NNCF, and sessions that say what they run in."""

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, save
+
+from edgekd.artifact import Artifact
+from edgekd.data.example import Array
+from edgekd.errors import DataError, ModelError, UsageError
+from edgekd.quantize.config import QuantConfig
+from edgekd.target import SessionOptions
+from edgekd_onnx.exporter import OnnxExporter
+from edgekd_openvino import parity
+from edgekd_openvino.document import Document, scan
+from edgekd_openvino.exporter import OpenVinoExporter
+from edgekd_openvino.library import silence_telemetry
+from edgekd_openvino.reading import guess_dtype
+from edgekd_openvino.runtime import OpenVinoRuntime
+
+silence_telemetry()  # before the first import
+pytest.importorskip("nncf")
+
+
+@pytest.fixture(scope="module")
+def digits_ir(digits_onnx: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return OpenVinoExporter().convert(digits_onnx, tmp_path_factory.mktemp("digits-ir"), {})
+
+
+def _feeds(
+    count: int = 8, name: str = "image", shape: tuple[int, ...] = (1, 1, 8, 8)
+) -> Iterator[dict[str, Array]]:
+    rng = np.random.default_rng(3)
+    for _ in range(count):
+        yield {name: rng.uniform(0, 1, shape).astype(np.float32)}
+
+
+def _quantize(source: Artifact, out: Path, config: QuantConfig, feeds: Any = None) -> Artifact:
+    out.mkdir()
+    return OpenVinoExporter().quantize(source, config, _feeds() if feeds is None else feeds, out)
+
+
+def test_int8_runs_in_int8_and_answers_alike(digits_ir: Artifact, tmp_path: Path) -> None:
+    made = _quantize(digits_ir, tmp_path / "q", QuantConfig())
+    assert made.dtype == OpenVinoExporter().read(made.path).dtype == "int8"
+    assert made.lineage["sqnr_db"]["logits"] > 15
+    assert made.lineage["quantization"]["preset"] == "mixed"
+    assert made.lineage["calibration"]["examples"] == 8
+    assert (made.folder / "model.bin").stat().st_size < 0.5 * (digits_ir.folder / "model.bin").stat().st_size
+    placed = OpenVinoRuntime().place(made.path, SessionOptions(), next(_feeds()))
+    assert {p.dtype for p in placed if p.op_type == "Convolution"} <= {"int8", "uint8"}
+    assert any(p.op_type == "Convolution" for p in placed)
+
+
+def test_every_choice_of_the_configuration_changes_the_bytes(digits_ir: Artifact, tmp_path: Path) -> None:
+    configs = {
+        "cpu": QuantConfig(),
+        "tensorrt": QuantConfig(variant="tensorrt"),
+        "tensor": QuantConfig(granularity="tensor"),
+        "percentile": QuantConfig(calibration="percentile"),
+    }
+    made = {name: _quantize(digits_ir, tmp_path / name, config).digest for name, config in configs.items()}
+    assert len(set(made.values())) == 4
+
+
+def test_neither_telemetry_nor_the_process_shows(digits_ir: Artifact, tmp_path: Path) -> None:
+    out, home = tmp_path / "q", tmp_path / "home"
+    expected = _quantize(digits_ir, out, QuantConfig()).digest
+    (tmp_path / "again").mkdir()
+    home.mkdir()
+    np.savez(tmp_path / "feeds.npz", *(f["image"] for f in _feeds()))
+    # NNCF sends nothing under pytest anyway: only a process of its own can show it.
+    code = (
+        "import socket, sys; from pathlib import Path; import numpy as np\n"
+        "def refuse(*args, **kwargs): print('NETWORK', file=sys.stderr); raise OSError('no')\n"
+        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
+        "from edgekd.quantize.config import QuantConfig\n"
+        "from edgekd_openvino.exporter import OpenVinoExporter\n"
+        f"a = OpenVinoExporter().read(Path({str(digits_ir.path)!r}))\n"
+        f"f = np.load({str(tmp_path / 'feeds.npz')!r}); feeds = [{{'image': f[k]}} for k in f.files]\n"
+        f"print(OpenVinoExporter().quantize(a, QuantConfig(), feeds, Path({str(tmp_path / 'again')!r})).digest)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "HOME": str(home), "PYTHONHASHSEED": "7"},
+    )  # fmt: skip
+    assert done.stdout.split() == [expected]
+    assert "NETWORK" not in done.stderr
+    assert list(home.glob("intel*")) == []
+
+
+def test_a_quantized_onnx_file_stays_int8(digits_onnx: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "qdq").mkdir()
+    (tmp_path / "ir").mkdir()
+    source = OnnxExporter().quantize(digits_onnx, QuantConfig(), _feeds(), tmp_path / "qdq")
+    made = OpenVinoExporter().convert(source, tmp_path / "ir", {"feeds": list(_feeds(4))})
+    assert made.dtype == "int8"
+    assert made.lineage["parity"]["relative_to"] == "root mean square of each output"
+    assert made.lineage["parity"]["feeds"] == 7
+    placed = OpenVinoRuntime().place(made.path, SessionOptions(), next(_feeds()))
+    assert {p.dtype for p in placed if p.op_type == "Convolution"} <= {"int8", "uint8"}
+    with pytest.raises(UsageError, match="cannot become float16"):
+        OpenVinoExporter().convert(source, tmp_path / "ir", {"dtype": "float16"})
+
+
+def test_a_quantized_file_that_answers_otherwise(
+    digits_onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = OnnxExporter().quantize(digits_onnx, QuantConfig(), _feeds(), tmp_path)
+    monkeypatch.setattr(parity, "INT8_SHARE", 1e-9)
+    (tmp_path / "ir").mkdir()
+    with pytest.raises(ModelError, match=r"output 'logits' differs .* of its root mean square"):
+        OpenVinoExporter().convert(source, tmp_path / "ir", {})
+    assert list((tmp_path / "ir").iterdir()) == []
+
+
+def test_refusals(digits_ir: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="NNCF has no entropy"):
+        _quantize(digits_ir, tmp_path / "a", QuantConfig(calibration="entropy"))
+    with pytest.raises(ModelError, match="only float32 openvino"):
+        _quantize(replace(digits_ir, dtype="float16"), tmp_path / "b", QuantConfig())
+    with pytest.raises(DataError, match="the calibration data is empty"):
+        _quantize(digits_ir, tmp_path / "c", QuantConfig(), [])
+    assert not any(list((tmp_path / name).iterdir()) for name in "abc" if (tmp_path / name).is_dir())
+
+
+def test_nothing_to_quantize(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Erf", ["x"], ["y"])], "g", values[:1], values[1:])
+    save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        str(tmp_path / "m.onnx"),
+    )
+    (tmp_path / "ir").mkdir()
+    source = OpenVinoExporter().convert(OnnxExporter().read(tmp_path / "m.onnx"), tmp_path / "ir", {})
+    with pytest.raises(ModelError, match="no operator that can be quantized"):
+        _quantize(source, tmp_path / "q", QuantConfig(), _feeds(2, "x", (1, 4)))
+    assert list((tmp_path / "q").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "types", "dtype"),
+    [
+        ({"f32": 400}, {}, "float32"),
+        ({"f32": 40, "f16": 200}, {}, "float16"),
+        ({"i8": 100, "f32": 80}, {}, "int8"),
+        ({"u4": 100, "f16": 20}, {}, "int4"),
+        ({"f32": 400, "u8": 4}, {}, "float32"),
+        ({"f32": 400}, {"FakeQuantize": 2}, "int8"),
+        ({"i64": 8}, {}, "float32"),
+    ],
+)
+def test_dtype_is_that_of_the_weights(weights: dict[str, int], types: dict[str, int], dtype: str) -> None:
+    assert guess_dtype(Document(weight_bytes=weights, types=types)) == dtype
+
+
+@pytest.mark.data
+def test_mlperf_resnet_keeps_its_accuracy(data_root: Path, tmp_path: Path) -> None:
+    data = np.load(data_root / "vision" / "cifar10_testA_jpegq75.npz")
+    order = np.random.default_rng(0).permutation(len(data["labels"]))
+    calibration, test = order[:32], order[32:532]
+    images = data["images"].transpose(0, 3, 1, 2).astype(np.float32)
+    source = OnnxExporter().read(data_root / "vision" / "mlperftiny_pretrainedResnet.onnx")
+    name = source.inputs[0].name
+    (tmp_path / "ir").mkdir()
+    ir = OpenVinoExporter().convert(source, tmp_path / "ir", {})
+    made = _quantize(ir, tmp_path / "q", QuantConfig(), ({name: images[i : i + 1]} for i in calibration))
+    accuracy = {}
+    for artifact in (ir, made):
+        session = OpenVinoRuntime().open(artifact.path, SessionOptions())
+        answers = [next(iter(session.run({name: images[i : i + 1]}).values())).argmax() for i in test]
+        accuracy[artifact.dtype] = float(np.mean(np.array(answers) == data["labels"][test]))
+    assert accuracy["float32"] > 0.7  # 76.4 % on all 5,000 images
+    assert accuracy["int8"] > accuracy["float32"] - 0.03
+    assert sum(scan(made.path).types.values()) > sum(scan(ir.path).types.values())
