@@ -180,7 +180,9 @@ class NvmlMeter:
                 last, since = joules, time.monotonic()
         # The first one was under way when the watch began.
         if len(steps) < 2:
-            return f"the energy counter of {self._found().name} moved {len(steps)} times in {now - begin:.1f} s"
+            return (
+                f"the energy counter of {self._found().name} moved {len(steps)} times in {now - begin:.1f} s"
+            )
         self.update_s, self._seen = max(steps[1:]), True
         return ""
 

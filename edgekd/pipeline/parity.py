@@ -13,10 +13,12 @@ import numpy as np
 from edgekd.artifact import Artifact
 from edgekd.child import ChildProcess, Limits
 from edgekd.data.example import Array
+from edgekd.deviation import Probe, ProbingRuntime, first_deviation
 from edgekd.errors import DataError
 from edgekd.lazy import require
 from edgekd.pipeline.opening import check_inputs, runnable
 from edgekd.pipeline.targets import ResolvedTarget
+from edgekd.plugins import load_path
 from edgekd.spec import draw_feeds, stack_feeds
 from edgekd.stages import StageStore
 from edgekd.tasks import ModelIO, TaskSpec, build_task
@@ -148,12 +150,12 @@ def compare_models(
     weights_lost: list[dict[str, Any]] = []
     deviation: dict[str, Any] | None = None
     same_inputs = [s.name for s in first.inputs] == [s.name for s in second.inputs]
-    if first.format == second.format == "onnx" and same_inputs:
-        bisect = require("edgekd_onnx.compare", extra="ort", purpose="comparing layer by layer")
-        found = bisect.first_deviation(first.path, second.path, feeds_a[:4], tolerance=tolerance)
+    probes = _probes((first, target), (second, where_b)) if same_inputs else None
+    if probes is not None:
+        found = first_deviation(*probes, feeds_a[:4], tolerance=tolerance)
         tensors = [t.to_json() for t in found.tensors]
         deviation = found.first.to_json() if found.first else None
-        if second.dtype != first.dtype == "float32":
+        if first.format == second.format == "onnx" and second.dtype != first.dtype == "float32":
             lost = require("edgekd_onnx.weight_errors", extra="ort", purpose="comparing quantized weights")
             weights_lost = [w.to_json() for w in lost.weight_errors(first.path, second.path)]
     return {
@@ -171,6 +173,18 @@ def compare_models(
         "weights": weights_lost,
         "tolerance": tolerance,
     }
+
+
+def _probes(*models: tuple[Artifact, ResolvedTarget]) -> tuple[Probe, Probe] | None:
+    """Both models for a look inside; None where a runtime does not show inner tensors, or the two share no name."""
+    found = []
+    for artifact, target in models:
+        runtime = None if target.target.remote else load_path(target.runtime_paths[artifact.format])()
+        if not isinstance(runtime, ProbingRuntime):
+            return None
+        found.append(runtime.open_probe(artifact.path))
+    left, right = found
+    return (left, right) if set(left.made_by) & set(right.made_by) else None
 
 
 def _pairs(left: list[str], right: list[str], a: str, b: str) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ ORT_DTYPES = {"float": "float32", "double": "float64"}
 
 #: The profiler writes whole microseconds (onnxruntime/core/common/profiler.cc, Chrome trace format "dur").
 _RESOLUTION_NS = 1000
-_NODE_SUFFIX = "_kernel_time"
+NODE_SUFFIX = "_kernel_time"
 
 
 def profile_file(
@@ -68,12 +68,12 @@ def read_events(events: Iterable[Mapping[str, Any]], *, source: str, warm_up: in
     if not runs:
         raise ModelError(f"{source} recorded no call after the warm-up of {warm_up}", "profile more calls")
     starts = [int(e["ts"]) for e in runs]
-    nodes = [e for e in whole if e.get("cat") == "Node" and str(e["name"]).endswith(_NODE_SUFFIX)]
+    nodes = [e for e in whole if e.get("cat") == "Node" and str(e["name"]).endswith(NODE_SUFFIX)]
     times: dict[tuple[str, str], list[int]] = {}
     first: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for event, own_us in _own_times(nodes):
+    for event, own_us in own_times(nodes):
         args = event.get("args", {})
-        key = (str(event["name"]).removesuffix(_NODE_SUFFIX), str(args.get("op_name", "")))
+        key = (str(event["name"]).removesuffix(NODE_SUFFIX), str(args.get("op_name", "")))
         call = bisect.bisect_right(starts, int(event["ts"])) - 1
         if call >= 0:
             # A node in a loop runs several times in one call.
@@ -94,7 +94,7 @@ def read_events(events: Iterable[Mapping[str, Any]], *, source: str, warm_up: in
     )  # fmt: skip
 
 
-def _own_times(events: list[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
+def own_times(events: list[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
     """(event, microseconds in it and in none inside it), by thread."""
     # Outer before inner: by start, and of those that start together the longer first.
     ordered = sorted(events, key=lambda e: (e.get("tid", 0), int(e["ts"]), -int(e["dur"])))

@@ -2,59 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekd.data.example import Array
+from edgekd.deviation import Probe
 from edgekd.errors import DataError, MissingDependencyError, ModelError, TargetUnavailableError
 from edgekd.lazy import require
+from edgekd.placement import PlacedOp
 from edgekd.spec import Dim, TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
 from edgekd.workload import Profile
-from edgekd_onnx.settings import own_threads, read_back, session_options, worth_trying
-
-#: The provider that a device gets when none is asked for, and every provider that it can have.
-_PROVIDERS: Mapping[str, Mapping[str, str]] = {
-    "cpu": {
-        "cpu": "CPUExecutionProvider",
-        "dnnl": "DnnlExecutionProvider",
-        "xnnpack": "XnnpackExecutionProvider",
-        "openvino": "OpenVINOExecutionProvider",
-    },
-    "cuda": {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"},
-}
+from edgekd_onnx.compute_stream import ComputeStream, compute_stream
+from edgekd_onnx.providers import (
+    CPU,
+    CUDA,
+    OWN_SETTINGS,
+    count_nodes,
+    provider_name,
+    provider_options,
+    refuse_foreign_settings,
+    refuse_other_options,
+    refuse_other_places,
+)
+from edgekd_onnx.settings import own_threads, read_back, resolve, session_options, worth_trying
 
 #: ONNX Runtime's type strings (onnxruntime/core/framework/data_types.cc) that are not just ``tensor(<our name>)``.
 _ORT_DTYPES = {"float": "float32", "double": "float64"}
-
-
-def provider_name(device: str, provider: str) -> str:
-    """ONNX Runtime's name of a provider; empty means the device's own.
-
-    >>> provider_name("cpu", "")
-    'CPUExecutionProvider'
-
-    Raises:
-        TargetUnavailableError: no such device, or a provider that this device cannot have.
-    """
-    known = _PROVIDERS.get(device)
-    if known is None:
-        raise TargetUnavailableError(
-            f"onnxruntime does not run on device '{device}' here", f"it knows {', '.join(_PROVIDERS)}"
-        )
-    if provider in known.values():
-        return provider
-    name = known.get(provider.lower() or device)
-    if name is None:
-        raise TargetUnavailableError(
-            f"onnxruntime has no provider '{provider}' for device '{device}'",
-            f"it knows {', '.join(known)}",
-        )
-    return name
 
 
 def dimension(tensor: str, axis: int, raw: object) -> Dim:
@@ -114,21 +93,26 @@ def ort_errors(*, only_input: bool = False) -> tuple[type[BaseException], ...]:
     return (*found, RuntimeError, ValueError)
 
 
+#: The annotation that keeps a call out of CUDA graphs (onnxruntime_run_options_config_keys.h, ``gpu_graph_id``).
+_NO_GRAPH = -1
+
+
 class BoundCall:
     """Runs one session on inputs bound once; holds inputs and outputs for as long as it lives."""
 
-    __slots__ = ("_errors", "_keep", "_path", "_run", "binding")
+    __slots__ = ("_errors", "_keep", "_options", "_path", "_run", "binding")
 
-    def __init__(self, session: Any, binding: Any, keep: object, path: Path) -> None:
-        self._run: Callable[[Any], None] = session.run_with_iobinding
+    def __init__(self, session: Any, binding: Any, keep: object, path: Path, options: Any = None) -> None:
+        self._run: Callable[[Any, Any], None] = session.run_with_iobinding
         self.binding = binding
         self._keep = keep
+        self._options = options
         self._path = path
         self._errors = ort_errors()
 
     def __call__(self) -> None:
         try:
-            self._run(self.binding)
+            self._run(self.binding, self._options)
         except self._errors as e:
             raise ModelError(f"{self._path} failed while running ({reason(e)})", "check the model") from e
 
@@ -141,12 +125,16 @@ class BoundCall:
 class OnnxSession:
     """An opened ONNX file."""
 
-    def __init__(self, path: Path, session: Any, placement: Placement) -> None:
+    def __init__(
+        self, path: Path, session: Any, placement: Placement, stream: ComputeStream | None = None
+    ) -> None:
         self.path = path
+        self._stream = stream
         self.inputs = tuple(_spec(i, path) for i in session.get_inputs())
         self.outputs = tuple(_spec(o, path) for o in session.get_outputs())
         self.placement = placement
         self._session = session
+        self._graphs = itertools.count(1) if placement.detail.get("cuda_graph") else None
         self._errors = ort_errors()
         self._input_errors = ort_errors(only_input=True)
 
@@ -167,15 +155,25 @@ class OnnxSession:
         session = self._open()
         check_feeds(self.inputs, feeds, str(self.path))
         try:
-            values = session.run(None, dict(feeds))
+            # Such feeds live elsewhere at each call: capturing or replaying a CUDA graph would read stale memory.
+            values = session.run(None, dict(feeds), self._graph_options(_NO_GRAPH))
         except self._input_errors as e:
             raise input_error(e, self.path) from e
         except self._errors as e:
             raise ModelError(f"{self.path} failed while running ({reason(e)})", "check the model") from e
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
+    def _graph_options(self, number: int) -> Any:
+        """``onnxruntime.RunOptions`` that capture and replay under ``number``; None where graphs are off."""
+        if self._graphs is None:
+            return None
+        ort = require("onnxruntime", extra="ort", purpose="running ONNX models")
+        options = ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        return options
+
     def bind(self, feeds: Mapping[str, Array]) -> BoundCall:
-        """Bind inputs and outputs; the result runs once per call.
+        """Bind inputs and outputs, both on the session's device; the result runs once per call and waits for it.
 
         The first call sizes the outputs (they may depend on the data); later calls write into the same memory.
 
@@ -186,6 +184,8 @@ class OnnxSession:
         check_feeds(self.inputs, feeds, str(self.path))
         ort = require("onnxruntime", extra="ort", purpose="running ONNX models")
         device = "cuda" if self.placement.device == "cuda" else "cpu"
+        # A graph of one binding must not be replayed for another's memory.
+        options = self._graph_options(next(self._graphs)) if self._graphs is not None else None
         binding = session.io_binding()
         values = []
         try:
@@ -195,12 +195,17 @@ class OnnxSession:
                 values.append(value)
                 binding.bind_ortvalue_input(name, value)
             for spec in self.outputs:
-                binding.bind_output(spec.name, "cpu")
+                binding.bind_output(spec.name, device, 0)
         except self._errors as e:
             raise DataError(
                 f"{self.path}: cannot bind its inputs ({reason(e)})", "check the feeds' dtypes and shapes"
             ) from e
-        return BoundCall(session, binding, values, self.path)
+        if self._stream is not None:
+            from edgekd_onnx.streams import StreamCall
+
+            options = options or ort.RunOptions()
+            return StreamCall(session, binding, values, self.path, options, stream=self._stream)
+        return BoundCall(session, binding, values, self.path, options)
 
     def end_profiling(self) -> str:
         """Write what the profiler saw and return the file's path; the session must have been opened for it."""
@@ -212,10 +217,10 @@ class OnnxSession:
 
 
 class OnnxRuntime:
-    """Opens ``.onnx`` files with ONNX Runtime, on exactly the provider that was asked for."""
+    """Opens ``.onnx`` and ``.ort`` files with ONNX Runtime, on exactly the provider that was asked for."""
 
     name = "onnxruntime"
-    formats: tuple[str, ...] = ("onnx",)
+    formats: tuple[str, ...] = ("onnx", "ort")
 
     def unavailable(self, device: str, provider: str) -> str:
         """Why this machine cannot run it, with the fix; empty when it can."""
@@ -238,7 +243,7 @@ class OnnxRuntime:
         """Open a model file.
 
         Args:
-            path: the ``.onnx`` file; external data is looked for beside it.
+            path: the ``.onnx`` or ``.ort`` file; external data is looked for beside it.
             options: ``settings`` as in :data:`edgekd_onnx.settings.DEFAULTS`.
 
         Raises:
@@ -250,12 +255,18 @@ class OnnxRuntime:
 
     def sweepable(self, device: str, provider: str, cpus: int) -> dict[str, tuple[Any, ...]]:
         """See :class:`edgekd.measure.sweep.SweepableRuntime`."""
-        on_cpu = provider_name(device, provider) == _PROVIDERS["cpu"]["cpu"]
-        return worth_trying(on_cpu=on_cpu, cpus=cpus)
+        name = provider_name(device, provider)
+        return worth_trying(on_cpu=name == CPU, cpus=cpus, cuda_graph=name == CUDA)
 
     def reference_settings(self, device: str, provider: str) -> dict[str, Any]:
         """See :class:`edgekd.pipeline.execution.ReferenceRuntime`: operators one by one, none fused or moved."""
         return {"graph_level": "disable"}
+
+    def open_probe(self, path: Path) -> Probe:
+        """See :class:`edgekd.deviation.ProbingRuntime`."""
+        from edgekd_onnx.probe import OnnxProbe
+
+        return OnnxProbe(path)
 
     def open_profiling(self, path: Path, options: SessionOptions, prefix: str) -> OnnxSession:
         """As :meth:`open`, with ONNX Runtime's profiler on; its file's name starts with ``prefix``."""
@@ -269,6 +280,12 @@ class OnnxRuntime:
 
         return profile_file(self, path, options, feeds, calls=calls, warm_up=warm_up)
 
+    def place(self, path: Path, options: SessionOptions, feeds: Mapping[str, Array]) -> Sequence[PlacedOp]:
+        """See :class:`edgekd.placement.PlacingRuntime`; as ONNX Runtime's profiler saw one call after a warm-up."""
+        from edgekd_onnx.placing import place_file
+
+        return place_file(self, path, options, feeds)
+
     def _open(self, path: Path, options: SessionOptions, profile_prefix: str = "") -> OnnxSession:
         wanted = provider_name(options.device, options.provider)
         ort = require("onnxruntime", extra="ort", purpose="running ONNX models")
@@ -278,8 +295,15 @@ class OnnxRuntime:
             raise TargetUnavailableError(what, fix)
         if not path.is_file():
             raise ModelError(f"{path} does not exist", "check the path")
+        on_cpu = wanted == CPU
+        asked = resolve(options.settings or {}, options.threads)
+        refuse_foreign_settings(wanted, asked)
+        told = provider_options(wanted, options.device, options.threads, asked)
+        stream = compute_stream() if wanted == CUDA else None
+        if stream is not None:
+            told = {**told, "user_compute_stream": str(stream.number)}
         try:
-            made = session_options(ort, options)
+            made = session_options(ort, options, on_cpu=on_cpu)
             if profile_prefix:
                 made.enable_profiling, made.profile_file_prefix = True, profile_prefix
             before = own_threads()
@@ -287,10 +311,15 @@ class OnnxRuntime:
                 str(path),
                 made,
                 # A list: a tuple was once taken for something else and ran quietly on the CPU.
-                providers=[wanted],
+                providers=[(wanted, told)] if told else [wanted],
                 enable_fallback=0,
             )
         except ort_errors() as e:
+            if "fallback to CPU EP has been explicitly disabled" in str(e):
+                raise TargetUnavailableError(
+                    f"asked for {wanted}, which cannot run every node of {path}",
+                    "cpu_nodes=any leaves the rest to the CPU (then state the share in gates.placement)",
+                ) from e
             raise ModelError(
                 f"onnxruntime {ort.__version__} cannot open {path} ({reason(e)})",
                 "the file is damaged, or was made for another version: export it again",
@@ -302,7 +331,12 @@ class OnnxRuntime:
                 f"asked for {wanted}, onnxruntime opened {path} on {found}",
                 "check the provider's libraries (`edgekd doctor`)",
             )
-        threads, used = read_back(session, options, before, on_cpu=found == _PROVIDERS["cpu"]["cpu"])
+        threads, used = read_back(session, options, before, on_cpu=on_cpu)
+        if told:
+            used["provider_options"] = refuse_other_options(session, wanted, told)
+        if not on_cpu:
+            used |= _taken(session, wanted, asked["cpu_nodes"], path)
+        used |= {k: asked[k] for k, owners in OWN_SETTINGS.items() if wanted in owners}
         placement = Placement(
             device=options.device,
             provider=found,
@@ -314,4 +348,13 @@ class OnnxRuntime:
                 **used,
             },
         )
-        return OnnxSession(path, session, placement)
+        return OnnxSession(path, session, placement, stream)
+
+
+def _taken(session: Any, provider: str, allowed: str, path: Path) -> dict[str, Any]:
+    """Which provider took how many nodes, for the record; null where this build does not tell."""
+    counts = count_nodes(session)
+    if counts is None:
+        return {"nodes_by_provider": None}
+    refuse_other_places(counts, provider, allowed, path)
+    return {"nodes_by_provider": {name: sum(ops.values()) for name, ops in sorted(counts.items())}}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekd.errors import TargetUnavailableError, UsageError
+from edgekd.lazy import require
 from edgekd.target import SessionOptions
 
 GRAPH_LEVELS = {
@@ -33,8 +34,15 @@ DEFAULTS: Mapping[str, Any] = {
     "spinning": True,
     "dynamic_block_base": 0,
     "inter_op_threads": 1,
+    "cpu_nodes": "shapes",
+    "tf32": False,
+    "cuda_graph": False,
+    "engine_cache": "",
 }
-_CHOICES = {"graph_level": tuple(GRAPH_LEVELS), "layout": ("auto", "plain")}
+_CHOICES = {
+    "graph_level": tuple(GRAPH_LEVELS), "layout": ("auto", "plain"), "cpu_nodes": ("shapes", "none", "any"),
+}  # fmt: skip
+_PATHS = ("engine_cache",)
 _LEAST = {"dynamic_block_base": 0, "inter_op_threads": 1}
 
 #: These two rewrite the graph to blocked (NCHWc) and channels-last kernels. The header says that the names are
@@ -70,6 +78,9 @@ def resolve(settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
         elif name in _LEAST:
             if not isinstance(value, int) or isinstance(value, bool) or value < _LEAST[name]:
                 raise UsageError(f"{name} {value!r} is not a whole number from {_LEAST[name]} on", "")
+        elif name in _PATHS:
+            if not isinstance(value, str):
+                raise UsageError(f"{name} {value!r} is not a path", "name a folder")
         elif not isinstance(value, bool):
             raise UsageError(f"{name} {value!r} is not true or false", f"write {name}=true or {name}=false")
     made = {**DEFAULTS, **settings}
@@ -81,8 +92,11 @@ def resolve(settings: Mapping[str, Any], threads: int) -> dict[str, Any]:
     return made
 
 
-def session_options(ort: Any, options: SessionOptions) -> Any:
+def session_options(ort: Any, options: SessionOptions, *, on_cpu: bool = True) -> Any:
     """``onnxruntime.SessionOptions`` for ``options``.
+
+    Args:
+        on_cpu: whether the CPU provider runs it; others are asked which nodes they took.
 
     Raises:
         UsageError: as :func:`resolve`.
@@ -98,12 +112,17 @@ def session_options(ort: Any, options: SessionOptions) -> Any:
     made.graph_optimization_level = getattr(ort.GraphOptimizationLevel, GRAPH_LEVELS[asked["graph_level"]])
     made.enable_cpu_mem_arena = asked["arena"]
     made.enable_mem_pattern = asked["mem_pattern"]
-    for key, value in _entries(asked, options.threads).items():
+    for key, value in _entries(asked, options.threads, on_cpu=on_cpu).items():
         made.add_session_config_entry(key, value)
     return made
 
 
-def _entries(asked: Mapping[str, Any], threads: int) -> dict[str, str]:
+def tells_places(ort: Any) -> bool:
+    """Whether this build tells which provider took which node (from 1.24 on)."""
+    return hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")
+
+
+def _entries(asked: Mapping[str, Any], threads: int, *, on_cpu: bool) -> dict[str, str]:
     """Config entries of the settings that have no attribute of their own."""
     spinning = "1" if asked["spinning"] and threads > 1 else "0"
     entries = {
@@ -115,6 +134,12 @@ def _entries(asked: Mapping[str, Any], threads: int) -> dict[str, str]:
     }
     if asked["layout"] == "plain":
         entries["optimization.disable_specified_optimizers"] = _LAYOUT_PASSES
+    if not on_cpu:
+        ort = require("onnxruntime", extra="ort", purpose="running ONNX models")
+        entries["session.record_ep_graph_assignment_info"] = "1"
+        # A build that cannot tell who took a node must not give any to the CPU.
+        strict = asked["cpu_nodes"] == "none" or (asked["cpu_nodes"] == "shapes" and not tells_places(ort))
+        entries["session.disable_cpu_ep_fallback"] = "1" if strict else "0"
     return entries
 
 
@@ -141,7 +166,7 @@ def read_back(
     """
     asked = resolve(options.settings or {}, options.threads)
     used = session.get_session_options()
-    entries = _entries(asked, options.threads)
+    entries = _entries(asked, options.threads, on_cpu=on_cpu)
     found: dict[str, Any] = {
         "graph_level": used.graph_optimization_level.name,
         "arena": bool(used.enable_cpu_mem_arena),
@@ -181,15 +206,17 @@ def read_back(
     return found["intra_op_threads"] + found["inter_op_threads"] - 1, found
 
 
-def worth_trying(*, on_cpu: bool, cpus: int) -> dict[str, tuple[Any, ...]]:
+def worth_trying(*, on_cpu: bool, cpus: int, cuda_graph: bool = False) -> dict[str, tuple[Any, ...]]:
     """Values that a sweep tries, the default first; settings that change answers by more than rounding are not in it.
 
     Args:
-        on_cpu: the CPU provider; others only differ in graph level here.
+        on_cpu: the CPU provider; others only differ in graph level here, and in whether they replay a CUDA graph.
         cpus: threads that the session may have. What needs a pool is left out for 1, what needs several workers
             between operators for fewer than 4: in parallel execution the calling thread only waits, busily.
     """
     found: dict[str, tuple[Any, ...]] = {"graph_level": ("all", "extended", "basic")}
+    if cuda_graph:
+        found["cuda_graph"] = (False, True)
     if not on_cpu:
         return found
     if cpus > 1:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.data.example import Array
+from edgekd.deviation import Probe
 from edgekd.errors import DataError, MissingDependencyError, ModelError, TargetUnavailableError
 from edgekd.lazy import require
 from edgekd.placement import PlacedOp
@@ -244,6 +245,12 @@ class OpenVinoRuntime:
     def open_profiling(self, path: Path, options: SessionOptions) -> OpenVinoSession:
         """As :meth:`open`, with a clock around every operator."""
         return self._open(path, options, profiled=True)
+
+    def open_probe(self, path: Path) -> Probe:
+        """See :class:`edgekd.deviation.ProbingRuntime`."""
+        from edgekd_openvino.probe import OpenVinoProbe
+
+        return OpenVinoProbe(path)
 
     def sweepable(self, device: str, provider: str, cpus: int) -> dict[str, tuple[Any, ...]]:
         """See :class:`edgekd.measure.configuration.SweepableRuntime`."""

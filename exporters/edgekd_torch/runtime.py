@@ -1,8 +1,10 @@
-"""Torch modules as a runtime: opens ``model.json``, runs eagerly in eval and inference mode."""
+"""Torch modules as a runtime: opens ``model.json``; eager, compiled or as a CUDA graph, in the precision asked for."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,30 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import (
     DataError,
+    EdgeKDError,
     MissingDependencyError,
     ModelError,
     TargetUnavailableError,
     UsageError,
 )
-from edgekd.lazy import require
+from edgekd.measure.device_events import OUT_OF_DEVICE_MEMORY
 from edgekd.model import MODEL_FILE, load_model
+from edgekd.placement import PlacedOp
 from edgekd.spec import TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
+from edgekd_torch.bound import BoundModule, GraphCall, StreamCall
+from edgekd_torch.bound import torch_module as _torch
+from edgekd_torch.outputs import named_outputs
+from edgekd_torch.placing import count_macs, low_share
+from edgekd_torch.preparing import Prepared, check_compiled, compiled_so_far, prepare
+from edgekd_torch.settings import LOW, TorchSettings, apply_flags, check_device, read_settings
+
+__all__ = ["TorchRuntime", "TorchSession", "named_outputs", "refuse_training"]
 
 _DEVICES = ("cpu", "cuda")
 
-
-def _torch() -> Any:
-    return require("torch", extra="torch", purpose="running a torch module")
+#: Input shapes that a session in mode cuda-graph keeps a captured graph for.
+_GRAPHS = 4
 
 
 def refuse_training(module: Any, name: str) -> None:
@@ -42,57 +53,17 @@ def refuse_training(module: Any, name: str) -> None:
             )
 
 
-def named_outputs(made: Any, outputs: Sequence[TensorSpec], name: str) -> dict[str, Any]:
-    """What a module returned (a tensor, a sequence or a mapping of them), by output name, in the specs' order.
-
-    Raises:
-        ModelError: not what the specs say.
-    """
-    if isinstance(made, Mapping):
-        found = dict(made)
-    else:
-        values = list(made) if isinstance(made, (list, tuple)) else [made]
-        if len(values) != len(outputs):
-            raise ModelError(
-                f"{name} returned {len(values)} tensors, its model.json names {len(outputs)}",
-                "write the model again",
-            )
-        found = {s.name: v for s, v in zip(outputs, values, strict=True)}
-    missing = [s.name for s in outputs if s.name not in found]
-    if missing:
-        raise ModelError(
-            f"{name} did not return '{missing[0]}', only {', '.join(map(str, found))}",
-            "write the model again",
+def _one_line(error: RuntimeError, name: str, device: str) -> EdgeKDError:
+    """An error of torch on one line; of the device's memory by the device's name."""
+    torch = _torch()
+    line = " ".join(str(error).split())[:400]
+    if isinstance(error, torch.OutOfMemoryError):
+        where = torch.cuda.get_device_name(0) if device == "cuda" else device
+        return TargetUnavailableError(
+            f"{OUT_OF_DEVICE_MEMORY}: {where} has too little for {name} ({line})",
+            "use a smaller batch or model, or free the device",
         )
-    return {s.name: found[s.name] for s in outputs}
-
-
-class BoundModule:
-    """Runs one module on tensors that are on its device already; keeps the last outputs."""
-
-    __slots__ = ("_mode", "_module", "_session", "_tensors", "_wait", "made")
-
-    def __init__(self, session: TorchSession, module: Any, tensors: list[Any]) -> None:
-        self._session = session
-        self._module = module
-        self._tensors = tensors
-        torch = _torch()
-        self._mode = torch.inference_mode
-        self._wait = torch.cuda.synchronize if session.placement.device == "cuda" else None
-        self.made: Any = None
-
-    def __call__(self) -> None:
-        try:
-            with self._mode():
-                self.made = self._module(*self._tensors)
-            if self._wait is not None:
-                self._wait()
-        except RuntimeError as e:
-            raise self._session.failed(e) from e
-
-    def outputs(self) -> dict[str, Array]:
-        """What the last call made."""
-        return self._session.arrays(self.made)
+    return ModelError(f"{name} failed while running ({line})", "check the module and the feeds' shapes")
 
 
 class TorchSession:
@@ -100,66 +71,144 @@ class TorchSession:
 
     def __init__(
         self,
-        module: Any,
+        prepared: Prepared,
         *,
         name: str,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         placement: Placement,
+        settings: TorchSettings,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self.placement = placement
-        self._module = module
+        self._prepared: Prepared | None = prepared
         self._name = name
+        self._settings = settings
+        self._compiled = compiled_so_far() if settings.mode == "compile" else {}
+        self._graphs: dict[tuple[tuple[int, ...], ...], GraphCall] = {}
+        cuda = _torch().cuda if placement.device == "cuda" else None
+        # A stream of its own, never the default one, which waits for all others.
+        self._stream = cuda.Stream() if cuda is not None else None
+        self._pool = cuda.graph_pool_handle() if cuda is not None and settings.mode == "cuda-graph" else None
+
+    def _opened(self) -> Prepared:
+        if self._prepared is None:
+            raise ModelError(f"the session of {self._name} is closed", "open it again")
+        return self._prepared
 
     def _tensors(self, feeds: Mapping[str, Array]) -> list[Any]:
-        if self._module is None:
-            raise ModelError(f"the session of {self._name} is closed", "open it again")
-        torch = _torch()
+        self._opened()
         check_feeds(self.inputs, feeds, self._name)
-        device = self.placement.device
+        apply_flags(self._settings, self.placement.device)
+        torch = _torch()
         # A copy, because torch warns about (and could write to) memory-mapped, read-only arrays.
-        return [torch.from_numpy(np.array(feeds[s.name], order="C")).to(device) for s in self.inputs]
+        host = [torch.from_numpy(np.array(feeds[s.name], order="C")) for s in self.inputs]
+        if self._stream is None:
+            return host
+        try:
+            with torch.cuda.stream(self._stream):
+                return [t.to("cuda") for t in host]
+        except RuntimeError as e:
+            raise self.failed(e) from e
 
-    def failed(self, error: RuntimeError) -> ModelError:
+    def _call(self, tensors: Sequence[Any]) -> BoundModule:
+        forward = self._opened().forward
+        if self._stream is None:
+            return BoundModule(self, forward, tensors)
+        if self._settings.mode != "cuda-graph":
+            return StreamCall(self, forward, tensors, self._stream)
+        where = f"{self._name} on {self.placement.detail['device_name']}"
+        made = GraphCall(self, forward, tensors, self._stream, pool=self._pool, where=where)
+        self._note(graphs_captured=int(self.placement.detail.get("graphs_captured", 0)) + 1)
+        return made
+
+    def _note(self, **found: Any) -> None:
+        """Add what was read back to the placement."""
+        self.placement = replace(self.placement, detail={**self.placement.detail, **found})
+
+    def _note_compiled(self) -> None:
+        if self._settings.mode == "compile":
+            self._note(compiled=check_compiled(self._compiled, self._name))
+
+    def failed(self, error: RuntimeError) -> EdgeKDError:
         """An error of torch on one line."""
-        line = " ".join(str(error).split())[:400]
-        return ModelError(
-            f"{self._name} failed while running ({line})", "check the module and the feeds' shapes"
-        )
+        return _one_line(error, self._name, self.placement.device)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; output name -> array.
 
         Raises:
-            DataError: feeds that do not fit; ModelError: the module failed, or returned something else.
+            DataError: feeds that do not fit; ModelError: the module failed, or returned something else;
+            TargetUnavailableError: out of device memory, nothing was compiled, or no graph could be captured.
         """
         tensors = self._tensors(feeds)
         try:
-            with _torch().inference_mode():
-                made = self._module(*tensors)
-        except RuntimeError as e:
-            raise self.failed(e) from e
+            call = self._captured(tensors) if self._pool is not None else self._call(tensors)
+            call()
         except IndexError as e:  # an embedding was asked for a row that it does not have
             raise DataError(
                 f"{self._name} refused its inputs ({e})",
                 "an id lies beyond the model's table: the data or the tokenizer belongs to another model",
             ) from e
-        return self.arrays(made)
+        self._note_compiled()
+        return call.outputs()
+
+    def _captured(self, tensors: Sequence[Any]) -> GraphCall:
+        """The graph of these shapes, filled with these inputs."""
+        key = tuple(tuple(t.shape) for t in tensors)
+        if key in self._graphs:
+            self._graphs[key].refill(tensors)
+            return self._graphs[key]
+        while len(self._graphs) >= _GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        made = self._call(tensors)
+        if not isinstance(made, GraphCall):
+            raise TargetUnavailableError(f"{self._name} was not captured as a CUDA graph", "report it")
+        self._graphs[key] = made
+        return made
 
     def arrays(self, made: Any) -> dict[str, Array]:
         """What the module returned, as arrays in host memory."""
         return {k: v.cpu().numpy() for k, v in named_outputs(made, self.outputs, self._name).items()}
 
     def bind(self, feeds: Mapping[str, Array]) -> BoundModule:
-        """Move the inputs once; each call runs the module and waits for the device."""
+        """Move the inputs once; each call runs the module and waits for the device.
+
+        Compilation and capture happen here, not in the first call; 8-bit layers are counted here.
+        """
         tensors = self._tensors(feeds)
-        return BoundModule(self, self._module, tensors)
+        begin = time.perf_counter()
+        call = self._call(tensors)
+        if self._settings.mode == "compile":
+            call()
+            self._note_compiled()
+        if self._settings.mode != "eager":
+            self._note(prepare_s=time.perf_counter() - begin)
+        if self._settings.precision in LOW and "macs_share" not in self.placement.detail["low_precision"]:
+            self._count(tensors)
+        return call
+
+    def _count(self, tensors: Sequence[Any]) -> None:
+        try:
+            ops = count_macs(self._opened(), tensors, self.placement.device.upper())
+        except RuntimeError as e:
+            raise self.failed(e) from e
+        share = low_share(ops, self._settings.precision)
+        self._note(low_precision={**self.placement.detail["low_precision"], "macs_share": share})
+
+    def place(self, feeds: Mapping[str, Array]) -> list[PlacedOp]:
+        """See :meth:`TorchRuntime.place`."""
+        tensors = self._tensors(feeds)
+        try:
+            return list(count_macs(self._opened(), tensors, self.placement.device.upper()))
+        except RuntimeError as e:
+            raise self.failed(e) from e
 
     def close(self) -> None:
         """Let go of the module; a second call does nothing."""
-        self._module = None
+        self._prepared = None
+        self._graphs.clear()
 
 
 class TorchRuntime:
@@ -185,17 +234,21 @@ class TorchRuntime:
     def open(self, path: Path, options: SessionOptions) -> TorchSession:
         """Open a ``model.json`` with its weights.
 
-        torch's thread count belongs to the process: the session opened last decides it.
+        torch's thread count and TF32 flags belong to the process: the session used last decides them.
+
+        Args:
+            options: ``settings`` as in :class:`edgekd_torch.settings.TorchSettings`.
 
         Raises:
-            ModelError: no such model, or weights that do not fit; TargetUnavailableError: no such device;
-            UsageError: a setting (there are none).
+            ModelError: no such model, or weights that do not fit; TargetUnavailableError: no such device, a precision
+            that it does not have, or out of its memory; UsageError: a setting.
         """
-        if options.settings:
-            raise UsageError(f"torch has no setting '{sorted(options.settings)[0]}'", "remove it")
         if options.threads < 1:
             raise UsageError(f"threads is {options.threads}", "ask for 1 or more")
-        why = self.unavailable(options.device, options.provider)
+        device = options.device
+        if device in _DEVICES:
+            settings = read_settings(device, options.settings)
+        why = self.unavailable(device, options.provider)
         if why:
             what, _, fix = why.partition("; ")
             raise TargetUnavailableError(what, fix)
@@ -208,20 +261,39 @@ class TorchRuntime:
         module = load_module(model)
         refuse_training(module, model.name)
         torch.set_num_threads(options.threads)
-        module.to(options.device)
-        found = {p.device.type for p in module.parameters()} or {options.device}
-        if found != {options.device}:
+        detail = {"cpu_capability": str(torch.backends.cpu.get_cpu_capability())}
+        if device == "cuda":
+            detail.update(check_device(settings, torch))
+        detail.update(apply_flags(settings, device))
+        try:
+            prepared = prepare(module, model.name, model.outputs, settings, device)
+        except torch.OutOfMemoryError as e:
+            raise _one_line(e, model.name, device) from e
+        found = {p.device.type for p in module.parameters()} or {device}
+        if found != {device}:
             raise TargetUnavailableError(
-                f"asked for {options.device}, {model.name} has parameters on {', '.join(sorted(found))}",
+                f"asked for {device}, {model.name} has parameters on {', '.join(sorted(found))}",
                 "do not pin devices inside the module",
             )
         placement = Placement(
-            device=options.device,
-            provider=options.device,
+            device=device,
+            provider=device,
             runtime=f"torch {torch.__version__}",
             threads=int(torch.get_num_threads()),
-            detail={"cpu_capability": str(torch.backends.cpu.get_cpu_capability())},
+            detail={**detail, **prepared.detail},
         )
         return TorchSession(
-            module, name=model.name, inputs=model.inputs, outputs=model.outputs, placement=placement
-        )
+            prepared, name=model.name, inputs=model.inputs, outputs=model.outputs, placement=placement,
+            settings=settings,
+        )  # fmt: skip
+
+    def place(self, path: Path, options: SessionOptions, feeds: Mapping[str, Array]) -> Sequence[PlacedOp]:
+        """See :class:`edgekd.placement.PlacingRuntime`; layers that multiply, each with its ``macs``.
+
+        One eager call is counted: torch.compile and CUDA graphs run the same layers, fused.
+        """
+        session = self.open(path, options)
+        try:
+            return session.place(feeds)
+        finally:
+            session.close()

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 
-from edgekd.errors import InputError, MissingDependencyError, UsageError
 from edgekd.plugins import load_plugin
 from edgekd_devices import local
-from edgekd_devices.local import LocalCpu, cpu_features, list_profiles, load_profile, parse_profile
+from edgekd_devices.local import LocalCpu, cpu_features
 
 
 def test_this_machine() -> None:
@@ -26,26 +24,6 @@ def test_this_machine() -> None:
 
 def test_is_the_cpu_plugin() -> None:
     assert load_plugin("edgekd.devices", "cpu") is LocalCpu
-
-
-def test_shipped_profiles_are_readable() -> None:
-    pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    assert list_profiles() == ("generic-aarch64", "generic-x86-64")
-    for name in list_profiles():
-        profile = load_profile(name)
-        assert profile.name == name
-        assert profile.memory_bytes is None
-        assert "int8" not in profile.dtypes
-    with pytest.raises(UsageError, match="generic-x86-64"):
-        load_profile("jetson")
-
-
-@pytest.mark.parametrize("text", ["name = ", 'name = "x"', 'name = "x"\narch = "y"\ndtypes = []\ncolour = 1'])
-def test_wrong_profiles_are_one_line(text: str) -> None:
-    pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    with pytest.raises(InputError, match=r"mine\.toml") as caught:
-        parse_profile(text, where="mine.toml")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_feature_counts_only_where_every_core_has_it() -> None:
@@ -75,10 +53,3 @@ def test_precisions_follow_from_features_and_limits_count(
     assert unknown.dtypes == ("float32", "float64")
     assert unknown.memory_bytes is not None
     assert unknown.memory_bytes > 268435456
-
-
-def test_no_toml_reader_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 10, 0))
-    monkeypatch.setitem(sys.modules, "tomli", None)
-    with pytest.raises(MissingDependencyError, match="tomli"):
-        load_profile("generic-x86-64")

@@ -27,6 +27,32 @@ ALL = [block for page in PAGES for block in blocks(page)]
 
 #: Blocks that are not run here, by page and first command, each with the reason.
 NOT_RUN = {
+    (
+        "docs/devices.md",
+        "EDGEKD_BOARD_PROFILE=jetson-orin-nx-16gb edgekd bench student.onnx --target ssh/orin:onnxruntime",
+    ): "needs a Jetson that ssh reaches",
+    (
+        "docs/boards.md",
+        "edgekd gate --teacher teacher.onnx --student student.onnx --data test.npz    --max-accuracy-drop 0.01 "
+        "--max-latency-ratio 0.9 --target ssh/pi5:onnxruntime",
+    ): "needs a board that ssh reaches",
+    (
+        "docs/boards.md",
+        "python3 -m venv ~/edgekd && ~/edgekd/bin/pip install numpy onnxruntime",
+    ): "is run on the board, which the tests have not",
+    (
+        "docs/boards.md",
+        "EDGEKD_RAILS=VDD_GPU_SOC,VDD_CPU_CV,VIN_SYS_5V0 edgekd bench student.onnx --target ssh/agx:onnxruntime",
+    ): "needs a Jetson that ssh reaches",
+    ("docs/gpu.md", "make gpu"): "needs a GPU, which the tests have not",
+    (
+        "docs/gpu.md",
+        "python bench/gpu/run.py --models resnet50 --batches 32 --restarts 2 --minutes 20",
+    ): "needs a GPU, which the tests have not",
+    (
+        "docs/gpu.md",
+        "python bench/gpu/run.py --device cpu --tiny --out runs/rehearsal",
+    ): "compiles for minutes; tests/bench runs a part",
     ("README.md", "make demo"): "sets up an environment and runs this test suite again",
     ("README.md", "apt install make git python3-venv time"): "installs packages of the system, as root",
     (
@@ -66,11 +92,23 @@ NOT_RUN = {
         "edgekd gate --teacher bert/model.onnx --student small/model.onnx --task text-classification --data 'dev.tsv?columns=sentence,label'",
     ): "needs two text models; tests/tasks/test_text_gate.py runs it on made ones",
     ("docs/cifar10.md", "edgekd run examples/cifar10/recipe.yaml --only distill"): "trains for hours too",
+    ("docs/litert.md", "pip install 'edgekd[torch,litert]'"): "changes the environment that runs the tests",
+    (
+        "docs/litert.md",
+        "edgekd export zoo:cifar-resnet8 --format litert --shape image=4x3x32x32 -o resnet8",
+    ): "may install a converter of 0.9 GB; tests/exporters/test_litert_exporter.py exports where it is there",
+    ("docs/litert.md", "python -m edgekd_litert.environment"): "installs a converter of 0.9 GB",
     (
         "docs/verbs/demo.md",
         "edgekd demo",
     ): "trains for a minute or more; tests/pipeline runs the line shortened",
     ("docs/verbs/doctor.md", "edgekd doctor --need cuda:onnxruntime"): "its exit code depends on the machine",
+    ("docs/tensorrt.md", "pip install 'edgekd[tensorrt]'"): "changes the environment, and brings NVIDIA's library",
+    (
+        "docs/tensorrt.md",
+        "edgekd export model.onnx --format tensorrt --shape image=1x3x224x224:8x3x224x224:32x3x224x224 -o engine",
+    ): "needs TensorRT and a GPU",
+    ("docs/tensorrt.md", "edgekd bench engine --target cuda:tensorrt"): "needs TensorRT and a GPU",
 }
 
 #: YAML of other tools; tests/ci checks it against their schemas.

@@ -9,13 +9,18 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgekd import deviation as module
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
+from edgekd.deviation import Deviation
 from edgekd.errors import DataError, ModelError
 from edgekd.quantize.config import QuantConfig
-from edgekd_onnx import compare as module
-from edgekd_onnx.compare import first_deviation
 from edgekd_onnx.exporter import OnnxExporter
+from edgekd_onnx.probe import OnnxProbe
+
+
+def first_deviation(a: Path, b: Path, feeds: list[dict[str, Array]], *, tolerance: float) -> Deviation:
+    return module.first_deviation(OnnxProbe(a), OnnxProbe(b), feeds, tolerance=tolerance)
 
 
 def _feeds(count: int = 2) -> list[dict[str, Array]]:

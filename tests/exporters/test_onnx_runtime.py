@@ -16,6 +16,7 @@ from edgekd.artifact import Artifact
 from edgekd.errors import DataError, ModelError, TargetUnavailableError, UsageError
 from edgekd.target import SessionOptions
 from edgekd.testing import check_runtime
+from edgekd_onnx import providers
 from edgekd_onnx import runtime as module
 from edgekd_onnx.runtime import OnnxRuntime
 
@@ -78,7 +79,7 @@ def test_loads_neither_onnx_nor_pydantic(digits_onnx: Artifact) -> None:
 def test_provider_that_is_not_there_is_refused(
     digits_onnx: Artifact, options: SessionOptions, words: str
 ) -> None:
-    if module._PROVIDERS.get(options.device, {}).get(options.provider or options.device) in (
+    if providers.PROVIDERS.get(options.device, {}).get(options.provider or options.device) in (
         onnxruntime.get_available_providers()
     ):
         pytest.skip(f"{words} is on this machine")
@@ -93,17 +94,18 @@ def test_another_provider_than_asked_for_is_refused(
     # ONNX Runtime puts the CPU in where a provider fails to load: pretend that CUDA is listed and fails.
     listed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    real = onnxruntime.InferenceSession
     asked: list[object] = []
 
-    def fails_over(path: str, options: object, *, providers: object, enable_fallback: int) -> object:
-        asked.append((providers, enable_fallback))
-        return real(path, options, providers=["CPUExecutionProvider"])
+    class FailsOver(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __init__(self, path: str, options: object, *, providers: object, enable_fallback: int) -> None:
+            asked.append((providers, enable_fallback))
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", fails_over)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FailsOver)
     with pytest.raises(TargetUnavailableError, match=r"asked for CUDAExecutionProvider.* on CPUExecution"):
         OnnxRuntime().open(digits_onnx.path, SessionOptions(device="cuda"))
-    assert asked == [(["CUDAExecutionProvider"], 0)]
+    told = {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "0"}
+    assert asked == [([("CUDAExecutionProvider", told)], 0)]
 
 
 def test_placement_is_read_back(digits_onnx: Artifact) -> None:

@@ -163,7 +163,7 @@ def test_a_wrong_setting_is_one_line(
 
 def _session(**used: Any) -> Any:
     """A session that uses what ``used`` says, whatever was asked for."""
-    real = module.session_options(onnxruntime, SessionOptions(threads=2))
+    real = module.session_options(onnxruntime, SessionOptions(threads=2), on_cpu=False)
     options = SimpleNamespace(
         graph_optimization_level=real.graph_optimization_level, enable_cpu_mem_arena=True, enable_mem_pattern=True,
         execution_mode=real.execution_mode, intra_op_num_threads=2, inter_op_num_threads=1,
@@ -218,7 +218,7 @@ def test_what_is_worth_trying_starts_with_the_defaults_and_opens(convolutions: P
     assert "threads" not in runtime.sweepable("cpu", "", 1)
     assert "spinning" not in runtime.sweepable("cpu", "", 1)
     assert runtime.sweepable("cpu", "", 8)["threads"] == (1, 2, 4, 8)
-    assert list(runtime.sweepable("cuda", "cuda", 8)) == ["graph_level"]
+    assert list(runtime.sweepable("cuda", "cuda", 8)) == ["graph_level", "cuda_graph"]
     for name, values in runtime.sweepable("cpu", "", 4).items():
         if name != "threads":
             opened(convolutions, threads=4, **{name: values[1]})

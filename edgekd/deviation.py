@@ -1,28 +1,65 @@
-"""Where two ONNX files part: tensor by tensor, in the order in which they are computed."""
+"""Where two models part: tensor by tensor, in the order in which the first computes them."""
 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import DataError, ModelError
-from edgekd.files import storage_error
-from edgekd.lazy import require
-from edgekd.target import SessionOptions
-from edgekd_onnx.origin import module_of
-from edgekd_onnx.reading import external_files, load_graph
-from edgekd_onnx.runtime import OnnxRuntime
-from edgekd_onnx.writing import EXTERNAL_BYTES
 
 #: Tensors fetched per pass: bounds the memory that intermediate results take.
 TENSORS_PER_PASS = 24
+
+
+class Probe(Protocol):
+    """A model whose inner tensors can be had.
+
+    Attributes:
+        made_by: tensor -> the operator that makes it, in the order in which they are computed.
+        modules: tensor -> the torch module that it was traced in; may lack some.
+        outputs: those that are outputs of the model.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def made_by(self) -> Mapping[str, str]: ...
+
+    @property
+    def modules(self) -> Mapping[str, str]: ...
+
+    @property
+    def outputs(self) -> Sequence[str]: ...
+
+    def fetch(
+        self, names: Sequence[str], batches: Sequence[Mapping[str, Array]]
+    ) -> Iterator[Mapping[str, Array]]:
+        """The named tensors as their consumers see them, for each of the feeds; nothing may be fused away.
+
+        Raises:
+            ModelError: it cannot be run; DataError: feeds that do not fit.
+        """
+        ...
+
+
+@runtime_checkable
+class ProbingRuntime(Protocol):
+    """A runtime plugin that can show inner tensors of its models; this is optional."""
+
+    def open_probe(self, path: Path) -> Probe:
+        """Read a model for probing.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +103,7 @@ class TensorDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deviation:
-    """The comparison of two files.
+    """The comparison of two models.
 
     Attributes:
         tensors: every tensor that both name alike, in the order in which ``a`` computes them.
@@ -137,116 +174,47 @@ class _Sums:
         )
 
 
-@dataclass
-class _Probe:
-    """One of the two models, with its own outputs replaced by whichever tensors are asked for."""
-
-    path: Path
-    model: Any = field(init=False)
-    made_by: dict[str, str] = field(init=False)
-    modules: dict[str, str] = field(init=False)
-    outputs: list[str] = field(init=False)
-    #: Tensor -> its dequantized value, where it is quantized: that is what its consumers see. (The quantizer drops
-    #: a ReLU whose clipping QuantizeLinear does anyway; the tensor before it then still holds negative values.)
-    seen_as: dict[str, str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        onnx = require("onnx", extra="ort", purpose="comparing ONNX files")
-        graph_only = load_graph(self.path)
-        external_files(self.path, graph_only)
-        self.model = onnx.load(str(self.path))
-        self.made_by = {
-            o: n.op_type
-            for n in self.model.graph.node
-            for o in n.output
-            if o and "Sequence" not in n.op_type and not n.op_type.startswith("Optional")
-        }
-        self.modules = {o: module_of(n) for n in self.model.graph.node for o in n.output if o}
-        self.outputs = [o.name for o in self.model.graph.output]
-        quantized = {n.output[0]: n.input[0] for n in self.model.graph.node if n.op_type == "QuantizeLinear"}
-        self.seen_as = {}
-        for node in self.model.graph.node:
-            if node.op_type == "DequantizeLinear" and node.input[0] in quantized:
-                self.seen_as.setdefault(quantized[node.input[0]], node.output[0])
-
-    def seen(self, names: Sequence[str]) -> list[str]:
-        return [self.seen_as.get(name, name) for name in names]
-
-    def open(self, names: Sequence[str], folder: Path) -> Any:
-        """A session that returns ``names`` as their consumers see them; unoptimised: nothing is fused away."""
-        onnx = require("onnx", extra="ort", purpose="comparing ONNX files")
-        # A copy, because save_model empties the tensors that it moves to external data.
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        typed = {o.name: o for o in self.model.graph.output}
-        del model.graph.output[:]
-        # Without a type: ONNX Runtime infers it.
-        model.graph.output.extend(typed.get(t) or onnx.ValueInfoProto(name=t) for t in self.seen(names))
-        file = folder / "probe.onnx"
-        (folder / "probe.data").unlink(missing_ok=True)
-        large = model.ByteSize() > EXTERNAL_BYTES
-        try:
-            onnx.save_model(model, str(file), save_as_external_data=large, location="probe.data")
-        except OSError as e:
-            raise storage_error(e, file) from e
-        return OnnxRuntime().open(file, SessionOptions(threads=1, settings={"graph_level": "disable"}))
-
-
 def _groups(names: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(names), TENSORS_PER_PASS):
         yield names[start : start + TENSORS_PER_PASS]
 
 
-def _run_both(
-    left: _Probe, right: _Probe, names: Sequence[str], batches: Sequence[Mapping[str, Array]]
-) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
-    with tempfile.TemporaryDirectory(prefix="edgekd-compare-") as folder:
-        ours, theirs = Path(folder) / "a", Path(folder) / "b"
-        ours.mkdir()
-        theirs.mkdir()
-        one, other = left.open(names, ours), right.open(names, theirs)
-        for feeds in batches:
-            made = one.run(feeds), other.run(feeds)
-            yield (
-                {n: made[0][t] for n, t in zip(names, left.seen(names), strict=True)},
-                {n: made[1][t] for n, t in zip(names, right.seen(names), strict=True)},
-            )
+def first_deviation(
+    left: Probe, right: Probe, feeds: Iterable[Mapping[str, Array]], *, tolerance: float
+) -> Deviation:
+    """Compare every tensor that two models name alike, on the same feeds, in the order of the first.
 
-
-def first_deviation(a: Path, b: Path, feeds: Iterable[Mapping[str, Array]], *, tolerance: float) -> Deviation:
-    """Compare every tensor that two ONNX files name alike, on the same feeds, in topological order.
-
-    Both run unoptimised on the CPU in one thread. Memory holds ``TENSORS_PER_PASS`` tensors of each at a time.
+    Memory holds ``TENSORS_PER_PASS`` tensors of each at a time.
 
     Args:
-        a: the reference.
-        b: what was made of it, e.g. its quantized twin.
+        left: the reference.
+        right: what was made of it, e.g. its quantized twin.
         feeds: feeds that both take; kept in memory, a few are enough.
         tolerance: limit of max |a - b| / max |a| per tensor, a fraction >= 0.
 
     Raises:
-        ModelError: a file that cannot be read or run, or files without a common tensor; DataError: no feeds, or
-        feeds that do not fit.
+        ModelError: a file that cannot be run, or files without a common tensor; DataError: no feeds, or feeds that do
+        not fit.
     """
     if not tolerance >= 0:
         raise DataError(f"tolerance {tolerance} is not a fraction >= 0", "for example 0.01")
     batches = list(feeds)
     if not batches:
         raise DataError("there are no feeds to compare on", "give at least one")
-    left, right = _Probe(a), _Probe(b)
     own = list(left.made_by)
     shared = [name for name in own if name in right.made_by]
     if not shared:
         raise ModelError(
-            f"{a} and {b} have no tensor of the same name", "compare a file with one that was made from it"
+            f"{left.path} and {right.path} have no tensor of the same name",
+            "compare a file with one that was made from it",
         )
     sums = {name: _Sums() for name in shared}
     for group in _groups(shared):
-        for want, have in _run_both(left, right, group, batches):
+        for want, have in zip(left.fetch(group, batches), right.fetch(group, batches), strict=True):
             for name in group:
                 sums[name].add(want[name], have[name])
     tensors = tuple(
-        sums[n].result(n, left.made_by[n], n in left.outputs, left.modules[n] or right.modules[n])
+        sums[n].result(n, left.made_by[n], n in left.outputs, left.modules.get(n) or right.modules.get(n, ""))
         for n in shared
     )
     return Deviation(

@@ -1,0 +1,110 @@
+"""The .ort format: conformance, the same bytes each time, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekd.artifact import Artifact
+from edgekd.errors import ModelError, UsageError
+from edgekd.model import Model
+from edgekd.quantize.config import QuantConfig
+from edgekd.spec import draw_feeds
+from edgekd.target import ConvertingExporter, QuantizedAtSource, SessionOptions
+from edgekd.testing import check_exporter, check_runtime
+from edgekd_onnx import ort_format
+from edgekd_onnx.exporter import OnnxExporter
+from edgekd_onnx.ort_bytes import canonical, read_contents
+from edgekd_onnx.ort_format import OrtFormatExporter
+from edgekd_onnx.runtime import OnnxRuntime
+
+
+@pytest.fixture(scope="module")
+def digits_ort(digits_onnx: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return OrtFormatExporter().convert(digits_onnx, tmp_path_factory.mktemp("ort"), {})
+
+
+def test_conforms(digits_model: Model, tmp_path: Path) -> None:
+    artifact = check_exporter(OrtFormatExporter(), digits_model, tmp_path)
+    assert artifact.lineage["parity"]["max_abs_error"] < 1e-4
+    assert isinstance(OrtFormatExporter(), ConvertingExporter)
+    assert isinstance(OrtFormatExporter(), QuantizedAtSource)
+
+
+def test_the_runtime_opens_it(digits_ort: Artifact, tmp_path: Path) -> None:
+    check_runtime(OnnxRuntime(), digits_ort.path, tmp_path, threads=2)
+
+
+def test_answers_as_its_source(digits_onnx: Artifact, digits_ort: Artifact) -> None:
+    feeds = draw_feeds(digits_onnx.inputs, seed=1, shapes={}, batch=3)
+    made = [
+        OnnxRuntime().open(a.path, SessionOptions()).run(feeds)["logits"] for a in (digits_onnx, digits_ort)
+    ]
+    np.testing.assert_allclose(made[0], made[1], atol=1e-5)
+
+
+def test_savings_are_the_same_bytes_in_canonical_order(
+    digits_onnx: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort_format, "canonical", lambda data: data)
+    raw = [ort_format._save(digits_onnx.path, "ORT_ENABLE_EXTENDED") for _ in range(6)]
+    assert len({canonical(data) for data in raw}) == 1
+
+
+def test_the_kernel_type_strings_are_all_kept(
+    digits_onnx: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekd_onnx.ort_bytes import _entries, _schema
+
+    monkeypatch.setattr(ort_format, "canonical", lambda data: data)
+    raw = ort_format._save(digits_onnx.path, "ORT_ENABLE_EXTENDED")
+    ordered = canonical(raw)
+    found = [
+        list(_entries(_schema("InferenceSession").GetRootAs(d, 0).KernelTypeStrResolver()))
+        for d in (raw, ordered)
+    ]
+    assert sorted(found[0]) == found[1]
+    assert len(found[1]) > 3
+
+
+def test_int8_is_seen(digits_onnx: Artifact, tmp_path: Path) -> None:
+    quantized, out = tmp_path / "quantized", tmp_path / "out"
+    quantized.mkdir()
+    out.mkdir()
+    feeds = [draw_feeds(digits_onnx.inputs, seed=0, shapes={}, batch=4)]
+    int8 = OnnxExporter().quantize(digits_onnx, QuantConfig(examples=4), feeds, quantized)
+    made = OrtFormatExporter().convert(int8, out, {})
+    assert made.dtype == "int8"
+    assert read_contents(made.path).operators.get("QLinearConv", 0) > 0
+    assert made.lineage["source"] == int8.digest
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"graph_level": "all"}, "graph_level 'all' is not known"), ({"dtype": "int8"}, "no option 'dtype'")],
+)
+def test_options(digits_onnx: Artifact, tmp_path: Path, options: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        OrtFormatExporter().convert(digits_onnx, tmp_path, options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_it_cannot_do_is_one_line(digits_ort: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be quantized any more") as caught:
+        OrtFormatExporter().quantize(digits_ort, QuantConfig(), [], tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="made of onnx"):
+        OrtFormatExporter().convert(digits_ort, tmp_path, {})
+    with pytest.raises(ModelError, match="no output 'x'"):
+        OrtFormatExporter().read(digits_ort.path, ["x"])
+
+
+def test_a_file_that_is_not_one(tmp_path: Path) -> None:
+    path = tmp_path / "model.ort"
+    path.write_bytes(b"\x00" * 64)
+    with pytest.raises(ModelError):
+        OrtFormatExporter().read(path)
+    with pytest.raises(ModelError, match="not in ORT format"):
+        read_contents(path)

@@ -1,0 +1,123 @@
+"""A runtime that says it runs on a CUDA device, and events of a clock that counts what was enqueued; for children."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.errors import TargetUnavailableError
+from edgekd.measure import operations
+from edgekd.measure.device_events import OUT_OF_DEVICE_MEMORY
+from edgekd.spec import TensorSpec
+from edgekd.target import Placement, SessionOptions
+
+
+class FakeDevice:
+    """Time that passes only by work: a call takes ``call_ns``, a flush a thousand more, an empty queue 7 ns."""
+
+    def __init__(self, call_ns: float = 1000.0) -> None:
+        self.now, self.call_ns = 0.0, call_ns
+        self.log: list[str] = []
+
+    def work(self, kind: str, ns: float) -> None:
+        self.log.append(kind)
+        self.now += ns
+
+
+class FakeEvents:
+    """An event source whose events are moments of a :class:`FakeDevice`."""
+
+    name = "fake events"
+
+    def __init__(self, device: FakeDevice, cache: int = 1 << 20) -> None:
+        self.device, self.cache = device, cache
+
+    def event(self) -> list[float]:
+        return [0.0]
+
+    def record(self, event: list[float], stream: int) -> None:
+        self.device.log.append("record")
+        event[0] = self.device.now
+
+    def wait(self, event: list[float]) -> None:
+        self.device.log.append("wait")
+
+    def elapsed_ns(self, start: list[float], end: list[float]) -> float:
+        return end[0] - start[0]
+
+    def cache_bytes(self) -> int:
+        return self.cache
+
+    def new_stream(self) -> int:
+        return 5
+
+    def wait_for_stream(self, stream: int) -> None:
+        self.device.log.append(f"wait for {stream}")
+
+    def flush(self, stream: int, nbytes: int) -> None:
+        self.device.work("flush", 1000 * self.device.call_ns)
+
+
+class FakeCall:
+    """A bound call on a fake device."""
+
+    stream = 5
+
+    def __init__(self, device: FakeDevice, feeds: Mapping[str, Any]) -> None:
+        self.device, self.feeds = device, feeds
+
+    def launch(self) -> None:
+        self.device.work("launch", self.device.call_ns)
+
+    def __call__(self) -> None:
+        self.launch()
+        time.sleep(1e-5)
+
+
+class WaitingCall:
+    """A bound call that cannot be enqueued without waiting."""
+
+    def __call__(self) -> None:
+        time.sleep(1e-5)
+
+
+class FakeSession:
+    inputs = (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)
+    outputs = (TensorSpec(name="y", dtype="float32", shape=("batch", 4)),)
+
+    def __init__(self, settings: Mapping[str, Any], threads: int) -> None:
+        self.settings = settings
+        self.device = FakeDevice(float(settings.get("call_ns", 1000.0)))
+        self.placement = Placement(
+            device="cuda", provider="cuda", runtime="fake 1", threads=threads, detail={}
+        )
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        return {"y": np.asarray(feeds["x"])}
+
+    def bind(self, feeds: Mapping[str, Any]) -> Callable[[], object]:
+        return WaitingCall() if self.settings.get("waits") else FakeCall(self.device, feeds)
+
+    def close(self) -> None: ...
+
+
+class FakeGpuRuntime:
+    name = "fake"
+    formats = ("onnx",)
+
+    def unavailable(self, device: str, provider: str) -> str:
+        return ""
+
+    def open(self, path: Path, options: SessionOptions) -> FakeSession:
+        settings = dict(options.settings or {})
+        if settings.get("full"):
+            raise TargetUnavailableError(
+                f"{OUT_OF_DEVICE_MEMORY}: A GPU has too little", "use a smaller batch"
+            )
+        session = FakeSession(settings, options.threads)
+        operations.event_source = lambda: FakeEvents(session.device)
+        return session
