@@ -59,8 +59,7 @@ cifar: setup
 	@$(VENV)/bin/edgekd run examples/cifar10/recipe.yaml --out runs/cifar10
 
 gpu: setup
-	@$(RUN) pip install -q nvidia-ml-py
-	$(VENV)/bin/python bench/gpu/run.py --out docs/results
+	@$(VENV)/bin/python bench/gpu/run.py --out docs/results
 
 litert: setup
 	@$(RUN) edgekd_litert.environment

@@ -10,8 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from edgekd.artifact import Artifact
 from edgekd.data.example import Array
 from edgekd.errors import DataError, ModelError
+from edgekd.model import Model
 
 #: Tensors fetched per pass: bounds the memory that intermediate results take.
 TENSORS_PER_PASS = 24
@@ -58,6 +60,21 @@ class ProbingRuntime(Protocol):
 
         Raises:
             ModelError: it cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class LayerComparingRuntime(Protocol):
+    """A runtime plugin that can compare its file with the torch module it was made of, by its own tools; optional."""
+
+    def compare_layers(
+        self, model: Model, artifact: Artifact, feeds: Mapping[str, Array]
+    ) -> Sequence[TensorDifference]:
+        """How far each step of ``artifact`` is from torch on ``feeds``, in the order of execution.
+
+        Raises:
+            ModelError: an artifact of another model; UsageError: one that its tools cannot look into.
         """
         ...
 
@@ -217,10 +234,17 @@ def first_deviation(
         sums[n].result(n, left.made_by[n], n in left.outputs, left.modules.get(n) or right.modules.get(n, ""))
         for n in shared
     )
+    return deviation_of(tensors, tolerance=tolerance, feeds=len(batches), only_a=len(own) - len(shared))
+
+
+def deviation_of(
+    tensors: Sequence[TensorDifference], *, tolerance: float, feeds: int, only_a: int = 0
+) -> Deviation:
+    """The comparison that these differences, in order, make."""
     return Deviation(
-        tensors=tensors,
+        tensors=tuple(tensors),
         first=next((t for t in tensors if t.deviates(tolerance)), None),
         tolerance=tolerance,
-        feeds=len(batches),
-        only_a=len(own) - len(shared),
+        feeds=feeds,
+        only_a=only_a,
     )

@@ -121,17 +121,10 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
     asked: dict[str, Any] = {
         "opset": args.opset, "dtype": args.dtype, "optimize": args.optimize, "shapes": parse_shapes(args.shape),
     }  # fmt: skip
-    for text in args.option:
-        name, eq, value = text.partition("=")
-        if not eq or not name or not value:
-            raise UsageError(
-                f"--option {text!r} is not of the form NAME=VALUE", "for example --option task=default"
-            )
-        if asked.get(name):
-            raise UsageError(
-                f"--option {name} is given twice, or has an option of its own", f"give --{name} once"
-            )
-        asked[name] = value
+    own = options.exporter_options(args)
+    if both := [name for name in own if asked.get(name)]:
+        raise UsageError(f"--option {both[0]} is given, and --{both[0]} too", f"give --{both[0]} once")
+    asked |= own
     return {name: value for name, value in asked.items() if value}
 
 

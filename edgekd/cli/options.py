@@ -315,6 +315,27 @@ def weights(args: argparse.Namespace, roles: tuple[str, ...] = ROLES) -> dict[st
     return {r: Path(v[-1]) for r, v in by_role(args.weights, roles).items() if v}
 
 
+def exporter_options(args: argparse.Namespace) -> dict[str, str]:
+    """``--option NAME=VALUE``, for the exporter to read.
+
+    Raises:
+        UsageError: not of that form, or one given twice.
+    """
+    from edgekd.errors import UsageError
+
+    found: dict[str, str] = {}
+    for text in args.option:
+        name, eq, value = text.partition("=")
+        if not eq or not name or not value:
+            raise UsageError(
+                f"--option {text!r} is not of the form NAME=VALUE", "the format's page lists its options"
+            )
+        if name in found:
+            raise UsageError(f"--option {name} is given twice", "give it once")
+        found[name] = value
+    return found
+
+
 def store(args: argparse.Namespace) -> StageStore:
     """The stage cache, reporting to stderr."""
     from edgekd.cli.progress import stage_line

@@ -62,6 +62,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--map", metavar="INPUT=ARRAY", action="append", default=[], help="which array feeds which input"
     )
     parser.add_argument(
+        "--option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="an option of the format's own exporter",
+    )
+    parser.add_argument(
         "-o",
         "--out",
         metavar="OUT",
@@ -98,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
     written = args.format or ("onnx" if isinstance(opened, Model) else opened.format)
     task = TaskSpec(kind=args.task, data={"calibration": args.calibration}, base=str(Path.cwd()))
     rename = options.renames(args).get("student", {})
-    made = quantize_to(opened, written, config, task, {}, store, f"quantize {args.model}", rename)
+    made = quantize_to(
+        opened, written, config, task, options.exporter_options(args), store, f"quantize {args.model}", rename
+    )
     write_artifact(made, args.out)
     share = made.size_bytes / source.size_bytes
     kind = f"{made.dtype} for {variant}" if made.format == "onnx" else f"{made.format} {made.dtype}"

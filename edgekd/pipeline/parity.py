@@ -13,9 +13,10 @@ import numpy as np
 from edgekd.artifact import Artifact
 from edgekd.child import ChildProcess, Limits
 from edgekd.data.example import Array
-from edgekd.deviation import Probe, ProbingRuntime, first_deviation
+from edgekd.deviation import Deviation, LayerComparingRuntime, ProbingRuntime, deviation_of, first_deviation
 from edgekd.errors import DataError
 from edgekd.lazy import require
+from edgekd.model import load_model
 from edgekd.pipeline.opening import check_inputs, runnable
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.plugins import load_path
@@ -23,6 +24,8 @@ from edgekd.spec import draw_feeds, stack_feeds
 from edgekd.stages import StageStore
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 
+#: Feeds that inner tensors are compared on.
+_LOOKED_INTO = 4
 COMPARISON_SCHEMA = "edgekd.comparison/1"
 
 
@@ -150,9 +153,10 @@ def compare_models(
     weights_lost: list[dict[str, Any]] = []
     deviation: dict[str, Any] | None = None
     same_inputs = [s.name for s in first.inputs] == [s.name for s in second.inputs]
-    probes = _probes((first, target), (second, where_b)) if same_inputs else None
-    if probes is not None:
-        found = first_deviation(*probes, feeds_a[:4], tolerance=tolerance)
+    found = None
+    if same_inputs:
+        found = _inside((first, target), (second, where_b), feeds_a[:_LOOKED_INTO], tolerance)
+    if found is not None:
         tensors = [t.to_json() for t in found.tensors]
         deviation = found.first.to_json() if found.first else None
         if first.format == second.format == "onnx" and second.dtype != first.dtype == "float32":
@@ -175,16 +179,26 @@ def compare_models(
     }
 
 
-def _probes(*models: tuple[Artifact, ResolvedTarget]) -> tuple[Probe, Probe] | None:
-    """Both models for a look inside; None where a runtime does not show inner tensors, or the two share no name."""
-    found = []
-    for artifact, target in models:
-        runtime = None if target.target.remote else load_path(target.runtime_paths[artifact.format])()
-        if not isinstance(runtime, ProbingRuntime):
-            return None
-        found.append(runtime.open_probe(artifact.path))
-    left, right = found
-    return (left, right) if set(left.made_by) & set(right.made_by) else None
+def _inside(
+    a: tuple[Artifact, ResolvedTarget],
+    b: tuple[Artifact, ResolvedTarget],
+    feeds: Sequence[Mapping[str, Array]],
+    tolerance: float,
+) -> Deviation | None:
+    """The comparison of inner tensors; None where a runtime shows none, or the two share no name."""
+    runtimes = [
+        None if target.target.remote else load_path(target.runtime_paths[artifact.format])()
+        for artifact, target in (a, b)
+    ]
+    if a[0].format == "torch" and isinstance(runtimes[1], LayerComparingRuntime):
+        steps = runtimes[1].compare_layers(load_model(a[0].folder), b[0], feeds[0])
+        return deviation_of(steps, tolerance=tolerance, feeds=1)
+    if not (isinstance(runtimes[0], ProbingRuntime) and isinstance(runtimes[1], ProbingRuntime)):
+        return None
+    left, right = runtimes[0].open_probe(a[0].path), runtimes[1].open_probe(b[0].path)
+    if not set(left.made_by) & set(right.made_by):
+        return None
+    return first_deviation(left, right, feeds, tolerance=tolerance)
 
 
 def _pairs(left: list[str], right: list[str], a: str, b: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
+from edgekd.deviation import TensorDifference
 from edgekd.errors import ModelError, UsageError
 from edgekd.model import Model
 from edgekd_executorch.exporter import ETRECORD
@@ -42,6 +43,20 @@ class LayerError:
     place: str
     max_abs_error: float
     max_abs: float
+
+    def as_difference(self) -> TensorDifference:
+        """For `edgekd compare`."""
+        relative = self.max_abs_error / self.max_abs if self.max_abs else None
+        return TensorDifference(
+            name=self.operators[-1] if self.operators else self.layer,
+            op_type=self.place,
+            is_output=False,
+            max_abs_error=self.max_abs_error,
+            relative_error=0.0 if self.max_abs_error == 0 else relative,
+            sqnr_db=None,
+            problem="",
+            module=self.layer,
+        )
 
 
 def layer_errors(model: Model, artifact: Artifact, feeds: Mapping[str, Array]) -> list[LayerError]:

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.artifact import Artifact
 from edgekd.data.example import Array
+from edgekd.deviation import TensorDifference
 from edgekd.errors import MissingDependencyError, ModelError, TargetUnavailableError, UsageError
+from edgekd.model import Model
 from edgekd.placement import PlacedOp
 from edgekd.spec import TensorSpec
 from edgekd.target import Placement, SessionOptions
@@ -262,6 +265,14 @@ class ExecuTorchRuntime:
         if why:
             what, _, fix = why.partition("; ")
             raise TargetUnavailableError(where + what, fix)
+
+    def compare_layers(
+        self, model: Model, artifact: Artifact, feeds: Mapping[str, Array]
+    ) -> Sequence[TensorDifference]:
+        """See :class:`edgekd.deviation.LayerComparingRuntime`; by ExecuTorch's event trace and Inspector."""
+        from edgekd_executorch.inspect import layer_errors
+
+        return [error.as_difference() for error in layer_errors(model, artifact, feeds)]
 
     def place(self, path: Path, options: SessionOptions, feeds: Mapping[str, Array]) -> Sequence[PlacedOp]:
         """See :class:`edgekd.placement.PlacingRuntime`: kernels by name, and XNNPACK's own operators as it fused them."""

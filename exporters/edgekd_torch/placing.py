@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from edgekd.placement import PlacedOp
 from edgekd_torch.bound import torch_module
 from edgekd_torch.preparing import Prepared
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CountedOp(PlacedOp):
-    """As :class:`~edgekd.placement.PlacedOp`; ``macs`` are multiply-accumulates of one call."""
-
-    macs: int
-
 
 #: What torch's counter calls the product of an 8-bit layer, which is counted by its layer instead.
 _LOW_OPERATORS = ("_scaled_mm", "_int_mm")
@@ -24,7 +15,7 @@ _LOW_OPERATORS = ("_scaled_mm", "_int_mm")
 OUTSIDE = "(outside of layers)"
 
 
-def count_macs(prepared: Prepared, tensors: Sequence[Any], place: str) -> list[CountedOp]:
+def count_macs(prepared: Prepared, tensors: Sequence[Any], place: str) -> list[PlacedOp]:
     """Run once, eagerly, and count.
 
     Layers that multiply are linear layers and convolutions; products of none of them (attention) come last, as one
@@ -38,7 +29,7 @@ def count_macs(prepared: Prepared, tensors: Sequence[Any], place: str) -> list[C
 
     low_layers = import_module("edgekd_torch.low_layers")
     counter = import_module("torch.utils.flop_counter").FlopCounterMode(display=False)
-    ops: dict[str, CountedOp] = {}
+    ops: dict[str, PlacedOp] = {}
 
     def watch(name: str) -> Callable[..., None]:
         def hook(layer: Any, inputs: tuple[Any, ...], made: Any) -> None:
@@ -47,8 +38,8 @@ def count_macs(prepared: Prepared, tensors: Sequence[Any], place: str) -> list[C
             else:
                 macs = made.numel() * layer.weight[0].numel()
                 dtype = str(layer.weight.dtype).removeprefix("torch.")
-            before = ops[name].macs if name in ops else 0
-            ops[name] = CountedOp(
+            before = (ops[name].macs or 0) if name in ops else 0
+            ops[name] = PlacedOp(
                 name=name, op_type=type(layer).__name__, place=place, dtype=dtype, macs=before + int(macs)
             )
 
@@ -77,16 +68,16 @@ def count_macs(prepared: Prepared, tensors: Sequence[Any], place: str) -> list[C
         for operator, flops in counter.get_flop_counts().get("Global", {}).items()
         if not any(low in str(operator) for low in _LOW_OPERATORS)
     )
-    plain = sum(op.macs for op in ops.values() if op.op_type != "LowLinear")
+    plain = sum(op.macs or 0 for op in ops.values() if op.op_type != "LowLinear")
     outside = whole // 2 - plain
     if outside > 0:
         types = {str(t.dtype).removeprefix("torch.") for t in prepared.module.parameters()}
         dtype = types.pop() if len(types) == 1 else ""
-        ops[OUTSIDE] = CountedOp(name=OUTSIDE, op_type="matmul", place=place, dtype=dtype, macs=outside)
+        ops[OUTSIDE] = PlacedOp(name=OUTSIDE, op_type="matmul", place=place, dtype=dtype, macs=outside)
     return list(ops.values())
 
 
-def low_share(ops: Sequence[CountedOp], dtype: str) -> float:
+def low_share(ops: Sequence[PlacedOp], dtype: str) -> float:
     """Share of multiply-accumulates in a dtype; 0 where there are none."""
-    whole = sum(op.macs for op in ops)
-    return sum(op.macs for op in ops if op.dtype == dtype) / whole if whole else 0.0
+    whole = sum(op.macs or 0 for op in ops)
+    return sum(op.macs or 0 for op in ops if op.dtype == dtype) / whole if whole else 0.0

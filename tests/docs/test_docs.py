@@ -103,7 +103,10 @@ NOT_RUN = {
         "edgekd demo",
     ): "trains for a minute or more; tests/pipeline runs the line shortened",
     ("docs/verbs/doctor.md", "edgekd doctor --need cuda:onnxruntime"): "its exit code depends on the machine",
-    ("docs/tensorrt.md", "pip install 'edgekd[tensorrt]'"): "changes the environment, and brings NVIDIA's library",
+    (
+        "docs/tensorrt.md",
+        "pip install 'edgekd[tensorrt]'",
+    ): "changes the environment, and brings NVIDIA's library",
     (
         "docs/tensorrt.md",
         "edgekd export model.onnx --format tensorrt --shape image=1x3x224x224:8x3x224x224:32x3x224x224 -o engine",
