@@ -28,12 +28,13 @@ class Parity:
     """How far a candidate was from its reference.
 
     Attributes:
-        max_abs_error: over all outputs and feeds; feeds: how many were compared.
+        max_abs_error: over all outputs and feeds; max_abs: the reference's greatest value; feeds: how many were compared.
         atol, rtol: what was allowed; batches: sizes of the leading dimension that were tried.
         reference: what it was compared with, e.g. ``torch 2.13.0``.
     """
 
     max_abs_error: float
+    max_abs: float = 0.0
     feeds: int
     atol: float
     rtol: float
@@ -43,7 +44,7 @@ class Parity:
     def to_json(self) -> dict[str, Any]:
         """For ``lineage["parity"]`` of an artifact."""
         return {
-            "max_abs_error": self.max_abs_error, "feeds": self.feeds, "atol": self.atol, "rtol": self.rtol,
+            "max_abs_error": self.max_abs_error, "max_abs": self.max_abs, "feeds": self.feeds, "atol": self.atol, "rtol": self.rtol,
             "batches": list(self.batches), "seed": PARITY_SEED, "reference": self.reference,
         }  # fmt: skip
 
@@ -97,6 +98,8 @@ def check_parity(
 ) -> Parity:
     """Compare two sessions on the same feeds: |reference - candidate| <= atol + rtol |reference|.
 
+    ``atol`` is no more than ``rtol`` of an output's greatest value: answers near 0 would all be equal otherwise.
+
     Args:
         batches: for the record.
         names: output of the reference -> output of the candidate, where they differ.
@@ -105,7 +108,7 @@ def check_parity(
         ModelError: beyond the tolerance, another shape or dtype, or NaN in only one; names the worst output.
     """
     here, there = reference.placement.runtime, candidate.placement.runtime
-    worst = 0.0
+    worst = greatest = 0.0
     count = 0
     for fed in feeds:
         expected, got = reference.run(fed), candidate.run(fed)
@@ -124,7 +127,10 @@ def check_parity(
             same = (a == b) | (np.isnan(a) & np.isnan(b))
             with np.errstate(invalid="ignore"):
                 error = np.where(same, 0.0, np.abs(a - b))
-                excess = error - (atol + rtol * np.abs(a))
+                size = np.abs(a)
+                peak = float(np.max(size, initial=0.0, where=np.isfinite(size)))
+                excess = error - (min(atol, rtol * peak) + rtol * size)
+            greatest = max(greatest, peak)
             largest = float(np.max(error))
             if not np.all(excess[~same] <= 0):
                 raise ModelError(
@@ -133,7 +139,15 @@ def check_parity(
                     "the export is wrong: do not use it",
                 )
             worst = max(worst, largest)
-    return Parity(max_abs_error=worst, feeds=count, atol=atol, rtol=rtol, batches=batches, reference=here)
+    return Parity(
+        max_abs_error=worst,
+        max_abs=greatest,
+        feeds=count,
+        atol=atol,
+        rtol=rtol,
+        batches=batches,
+        reference=here,
+    )
 
 
 def _batch_of(feeds: Mapping[str, Array]) -> object:

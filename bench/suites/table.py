@@ -52,7 +52,9 @@ class Cell:
 def _command(name: str, target: str, shapes: tuple[str, ...], out: Path) -> list[str]:
     command = [sys.executable, "-m", "edgekd", "export", f"python:architectures:{name}", "--format", target]
     for shape in shapes:
-        command += ["--shape", shape]
+        input_name, _, sizes = shape.partition("=")
+        # A .tflite keeps no range: the usual size.
+        command += ["--shape", f"{input_name}={sizes.split(':')[1]}" if target == "litert" else shape]
     return [*command, "--lint"] if target == "tensorrt" else [*command, "-o", str(out)]
 
 

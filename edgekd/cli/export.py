@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     write_artifact(made, args.out)
     parity = made.lineage.get("parity")
     error = parity.get("max_abs_error") if isinstance(parity, dict) else None
-    of = parity.get("reference", "its source") if isinstance(parity, dict) else ""
+    of = str(parity.get("reference", "its source")).partition(" ")[0] if isinstance(parity, dict) else ""
     shown = f", greatest difference from {of} {error:.2e}" if isinstance(error, float) else ""
     print(f"{args.out}: {made.format} {made.dtype}, {made.size_bytes / 2**20:.2f} MiB{shown}")
     return 0

@@ -14,8 +14,9 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import ModelError
 from edgekd.lazy import require
+from edgekd_onnx import writing
 from edgekd_onnx.reading import DEFAULT_DOMAIN, opset_of
-from edgekd_onnx.writing import one_line
+from edgekd_onnx.writing import one_line, weight_bytes
 
 #: Largest finite values (IEEE 754 binary16; bfloat16 has 8 bits of precision at float32's exponents).
 _LARGEST = {"float16": 65504.0, "bfloat16": float.fromhex("0x1.fep127")}
@@ -32,9 +33,14 @@ def convert_precision(proto: Any, dtype: str, io: str) -> tuple[Any, dict[str, A
         io: ``float32`` keeps inputs and outputs, ``native`` converts them too.
 
     Raises:
-        ModelError: a tensor whose type cannot be inferred, or local functions.
+        ModelError: a tensor whose type cannot be inferred, or a model beyond what protobuf holds.
     """
     onnx = require("onnx", extra="ort", purpose="converting to 16 bits")
+    if weight_bytes(proto) > writing.EXTERNAL_BYTES:
+        raise ModelError(
+            f"onnx cannot infer the types of a model of {weight_bytes(proto)} bytes, which {dtype} needs",
+            "leave it in float32",
+        )
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,13 @@ def optimise(proto: Any, how: str) -> tuple[Any, dict[str, Any] | None]:
     own = sorted({n.domain for n in made.graph.node if n.domain not in DEFAULT_DOMAIN})
     _drop_unused_domains(made)
     return made, {
-        "tool": tool, "version": importlib.metadata.version(tool), "how": how, "nodes_before": before,
+        "tool": tool, "version": str(require(tool, extra="ort", purpose="optimising ONNX graphs").__version__), "how": how, "nodes_before": before,
         "nodes_after": len(made.graph.node), "domains": own,
     }  # fmt: skip
 
 
 def _slim(proto: Any) -> tuple[Any, str]:
-    onnxslim = require("onnxslim", extra="ort", purpose="optimising ONNX graphs")
+    onnxslim = require("onnxslim", extra="optimize", purpose="optimising ONNX graphs")
     if weight_bytes(proto) > writing.EXTERNAL_BYTES:
         raise ModelError(
             f"onnxslim cannot hold a model of {weight_bytes(proto)} bytes", "optimise with ort-basic instead"

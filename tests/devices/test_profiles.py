@@ -49,6 +49,8 @@ def test_every_figure_has_a_document(profiles: list[DeviceProfile]) -> None:
             assert source.url.startswith("https://")
             assert re.fullmatch(r"20\d\d(-\d\d){0,2}", source.date)
             assert len(source.title) > 10
+            # Its note tells a figure that was read again from one that is remembered.
+            assert profile.kind == "generic" or "re-read" in source.note
 
 
 def test_figures_are_plausible(profiles: list[DeviceProfile]) -> None:
