@@ -86,7 +86,8 @@ def fill(name: str, target: str, shapes: tuple[str, ...]) -> Cell:
         text = found["error"] if found else done.stdout.strip().splitlines()[-1]
         return Cell(architecture=name, target=target, outcome="ok", text=text, seconds=seconds)
     if said:
-        reason = said[-1].removeprefix("edgekd: error: ").partition("; ")[0]
+        # Without the folders of this machine.
+        reason = re.sub(r"/\S*/", "", said[-1].removeprefix("edgekd: error: ").partition("; ")[0])
         return Cell(architecture=name, target=target, outcome="refused", text=reason, seconds=seconds)
     tail = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
     return Cell(

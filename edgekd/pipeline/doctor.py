@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -110,6 +111,25 @@ def _probed() -> list[Finding]:
     return found
 
 
+def _links() -> list[Finding]:
+    """The programs that reach boards; a board of one's own is asked with ``--need ssh/HOST:RUNTIME``."""
+    found = []
+    for name, variable, package in (("ssh", "EDGEKD_SSH", "openssh-client"), ("adb", "EDGEKD_ADB", "adb")):
+        said = os.environ.get(variable) or name
+        place = shutil.which(said.split()[0])
+        found.append(
+            Finding(name=name, state="ok", evidence=f"{place}, for {name}/… targets")
+            if place
+            else Finding(
+                name=name,
+                state="not applicable",
+                evidence=f"not on the path, for {name}/… targets",
+                fix=f"install {package}, or name the program in {variable}",
+            )
+        )
+    return found
+
+
 def examine_target(text: str) -> Finding:
     """Whether a target can be used, by asking its runtime.
 
@@ -180,6 +200,7 @@ def examine() -> list[Finding]:
                 findings.append(
                     Finding(name=f"{device}:{runtime}", state="broken", evidence=e.what, fix=e.fix)
                 )
+    findings += _links()
     findings += _meters()
     root = default_cache_root(os.environ)
     writable = os.access(

@@ -11,7 +11,7 @@ from typing import Any
 from edgekd.artifact import Artifact, record_file
 from edgekd.child.process import ChildProcess, Limits
 from edgekd.data.example import Array
-from edgekd.errors import ModelError, UsageError
+from edgekd.errors import MissingDependencyError, ModelError, UsageError
 from edgekd.lazy import require
 from edgekd.model import MODEL_FILE, Model
 from edgekd.parity import PARITY_ATOL, PARITY_RTOL, PARITY_SEED, batch_feeds, check_parity
@@ -64,6 +64,20 @@ class LiteRtExporter:
     """Writes and reads ``.tflite``."""
 
     format = "litert"
+    fixed_sizes = True
+
+    def probe(self) -> list[dict[str, str]]:
+        """See :class:`edgekd.pipeline.doctor.ProbingPlugin`."""
+        from edgekd_litert.environment import converter_packages
+
+        try:
+            found = converter_packages(make=False)
+        except MissingDependencyError as e:
+            return [{"name": "litert-torch", "state": "missing", "evidence": e.what, "fix": e.fix}]
+        where = str(found[0]) if found else "this environment"
+        return [
+            {"name": "litert-torch", "state": "ok", "evidence": f"in {where}, for writing .tflite", "fix": ""}
+        ]
 
     def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
         """Write ``model`` into the existing folder ``out`` as ``model.tflite``, checked against torch.
