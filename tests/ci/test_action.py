@@ -356,7 +356,8 @@ def test_installing_takes_an_environment_of_its_own(runner: Runner, tmp_path: Pa
 LEFT_TO_ARGS = {
     "--help", "--weights", "--batch", "--timeout", "--memory-limit-mib", "--scenario", "--percentile", "--min-duration",
     "--min-count", "--samples-per-query", "--max-batch", "--bound-ms", "--target-qps", "--arrival-seed", "--remeasure",
-    "--out", "--junit", "--markdown", "--json",
+    "--out", "--junit", "--markdown", "--json", "--min-placement", "--placement-on", "--placement-precision",
+    "--placement-by",
 }  # fmt: skip
 
 
