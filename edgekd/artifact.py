@@ -138,10 +138,29 @@ class Artifact:
         bring_files(whole.prepare, whole.folder)
         write_json(whole.folder / ARTIFACT_FILE, whole.to_json())
 
-    def copy_to(self, folder: Path) -> Artifact:
-        """Copy the files into ``folder`` (which exists) and write ``artifact.json`` there."""
+    def companions(self) -> tuple[str, ...]:
+        """Files that ``lineage["companions"]`` (``[{"path", "sha256"}]``) names and that lie here; no part of the model.
+
+        They may be gone, and the digest says nothing of them: whoever reads one compares its SHA-256 first.
+
+        Raises:
+            ModelError: one outside the folder.
+        """
+        names = [str(listed["path"]) for listed in self.lineage.get("companions", ())]
+        for name in names:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ModelError(f"{self.folder} names the file {name!r} outside its folder", "do not use it")
+        return tuple(name for name in names if (self.folder / name).is_file())
+
+    def copy_to(self, folder: Path, *, companions: bool = False) -> Artifact:
+        """Copy the files into ``folder`` (which exists) and write ``artifact.json`` there.
+
+        Args:
+            companions: copy :meth:`companions` as well; they may hold paths of this machine, evidence has none of them.
+        """
+        extra = self.companions() if companions else ()
         # A torch model's entry is its model.json, which does not count as a file of the model.
-        for name in sorted({self.entry, *(f.path for f in self.files)}):
+        for name in sorted({self.entry, *(f.path for f in self.files), *extra}):
             dst = folder / name
             dst.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.file_path(name), dst)
@@ -197,6 +216,17 @@ def load_artifact(folder: Path, *, check: bool = True) -> Artifact:
             )
     if not artifact.path.is_file():
         raise ModelError(f"{artifact.path} is missing", "export the model again")
+    # A torch model's entry is its model.json, which does not count as a file of the model.
+    if not files or (artifact.format != "torch" and artifact.entry not in {f.path for f in files}):
+        raise EvidenceError(
+            f"{folder / ARTIFACT_FILE} does not list {artifact.entry} among its files, so its digest says nothing of it",
+            "export the model again",
+        )
+    if (recorded := value.get("digest")) is not None and recorded != artifact.digest:
+        raise EvidenceError(
+            f"{folder / ARTIFACT_FILE} records the digest {str(recorded)[:19]}…, its files make {artifact.digest[:19]}…",
+            "export the model again",
+        )
     for f in files:
         if not (folder / f.path).is_file():
             raise ModelError(f"{folder / f.path} is missing", "export the model again")

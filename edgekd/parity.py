@@ -98,18 +98,20 @@ def check_parity(
 ) -> Parity:
     """Compare two sessions on the same feeds: |reference - candidate| <= atol + rtol |reference|.
 
-    ``atol`` is no more than ``rtol`` of an output's greatest value: answers near 0 would all be equal otherwise.
+    Where there is an ``rtol``, ``atol`` is no more than that share of an output's greatest value: answers near 0 would
+    all be equal otherwise. Integers and booleans are equal or not.
 
     Args:
         batches: for the record.
         names: output of the reference -> output of the candidate, where they differ.
 
     Raises:
-        ModelError: beyond the tolerance, another shape or dtype, or NaN in only one; names the worst output.
+        ModelError: beyond the tolerance, another shape or dtype, NaN in only one (names the worst output), or nothing to
+        compare: no feeds, or no finite value.
     """
     here, there = reference.placement.runtime, candidate.placement.runtime
     worst = greatest = 0.0
-    count = 0
+    count = finite = 0
     for fed in feeds:
         expected, got = reference.run(fed), candidate.run(fed)
         count += 1
@@ -123,13 +125,25 @@ def check_parity(
                 )
             if want.size == 0:
                 continue
+            if want.dtype.kind in "iub":
+                if not np.array_equal(want, have):
+                    differ = int(np.count_nonzero(want != have))
+                    raise ModelError(
+                        f"output '{name}' differs between {here} and {there} in {differ} of {want.size} whole numbers "
+                        f"(batch {_batch_of(fed)})",
+                        "the export is wrong: do not use it",
+                    )
+                finite += want.size
+                continue
             a, b = want.astype(np.float64), have.astype(np.float64)
+            finite += int(np.count_nonzero(np.isfinite(a)))
             same = (a == b) | (np.isnan(a) & np.isnan(b))
             with np.errstate(invalid="ignore"):
                 error = np.where(same, 0.0, np.abs(a - b))
                 size = np.abs(a)
                 peak = float(np.max(size, initial=0.0, where=np.isfinite(size)))
-                excess = error - (min(atol, rtol * peak) + rtol * size)
+                allowed = min(atol, rtol * peak) if rtol > 0 else atol
+                excess = error - (allowed + rtol * size)
             greatest = max(greatest, peak)
             largest = float(np.max(error))
             if not np.all(excess[~same] <= 0):
@@ -139,6 +153,11 @@ def check_parity(
                     "the export is wrong: do not use it",
                 )
             worst = max(worst, largest)
+    if not finite:
+        what = "none of its answers is finite" if count else "there were no feeds"
+        raise ModelError(
+            f"{there} cannot be compared with {here}: {what}", "give a model that answers on its own inputs"
+        )
     return Parity(
         max_abs_error=worst,
         max_abs=greatest,

@@ -169,7 +169,7 @@ class SizeGate(Block):
 class PlacementGate(Block):
     """``gates.placement``: the least share of the model that ran on the accelerator, or in a precision.
 
-    ``on`` is part of the place's name (``cuda``, ``xnnpack``); empty takes what the target's session uses, unless a
+    ``on`` is the place's name (``cuda``, ``xnnpack``); empty takes what the target's session uses, unless a
     ``precision`` alone is asked.
     """
 

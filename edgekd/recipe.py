@@ -194,6 +194,12 @@ def shapes_of(shapes: Mapping[str, Sequence[str]]) -> dict[str, tuple[tuple[int,
     return parse_shapes([f"{name}={':'.join(sizes)}" for name, sizes in shapes.items()])
 
 
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise ValueError(f"names the {what} {twice} twice")
+
+
 class Recipe(_Block):
     """A whole recipe; see the fields' blocks."""
 
@@ -229,6 +235,18 @@ class Recipe(_Block):
                 raise ValueError(f"'{dtype}' is not a precision of this version; choose float32 or int8")
         if len(set(value)) != len(value):
             raise ValueError("names a precision twice")
+        return value
+
+    @field_validator("export")
+    @classmethod
+    def _formats(cls, value: list[str]) -> list[str]:
+        _refuse_twice("format", value)
+        return value
+
+    @field_validator("targets")
+    @classmethod
+    def _places(cls, value: list[str | TargetBlock]) -> list[str | TargetBlock]:
+        _refuse_twice("target", [t.target if isinstance(t, TargetBlock) else t for t in value])
         return value
 
     @field_validator("gates")

@@ -155,7 +155,9 @@ class Exporter(Protocol):
     """An exporter plugin: writes one format.
 
     Options that every exporter understands or refuses by name: ``shapes`` (of :func:`edgekd.spec.parse_shapes`),
-    ``feeds`` (real feeds that parity is checked on as well), ``atol``, ``rtol``, ``dtype``, ``opset``.
+    ``feeds`` (real feeds that parity is checked on as well), ``atol``, ``rtol``, ``dtype``, ``opset``. A class may say
+    more: ``OPTIONS`` (name -> help, of its own), ``COMMON`` (without ``dtype`` where that is for the step before),
+    ``FILE_OPTIONS`` (those of its own that name files: exports are kept by the files' content).
     """
 
     format: str

@@ -74,7 +74,7 @@ def test_digest_names_bytes_not_places(artifact: Artifact, tmp_path: Path) -> No
 
 def test_copy_takes_an_entry_along_that_does_not_count(artifact: Artifact, tmp_path: Path) -> None:
     """A torch model's entry is model.json; its size is the weights' alone."""
-    torch_like = replace(artifact, files=artifact.files[:1])
+    torch_like = replace(artifact, format="torch", files=artifact.files[:1])
     copy = tmp_path / "copy"
     copy.mkdir()
     torch_like.copy_to(copy)
@@ -145,3 +145,21 @@ def test_incomplete_index_is_refused(artifact: Artifact, changes: dict[str, Any]
 def test_no_index(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="does not exist"):
         load_artifact(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(files=[]), "does not list model.onnx among its files"),
+        (lambda v: v["files"].pop(0), "does not list|records the digest"),
+        (lambda v: v.update(digest="sha256:" + "0" * 64), "records the digest sha256:000000000000…"),
+    ],
+)
+def test_a_digest_names_the_model_s_own_bytes(artifact: Artifact, change: Any, message: str) -> None:
+    """Without its entry a digest would stay the same whatever the model answers."""
+    path = artifact.folder / "artifact.json"
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+    with pytest.raises(EvidenceError, match=message):
+        load_artifact(artifact.folder)

@@ -66,3 +66,47 @@ def test_sizes_that_are_tried() -> None:
     assert [f["x"].shape for f in parity_feeds([longer], shapes)] == [
         (1, 8), (2, 8), (4, 8), (1, 2), (2, 8), (4, 31),
     ]  # fmt: skip
+
+
+class Fixed:
+    """Answers with what it was given."""
+
+    inputs = outputs = (X,)
+
+    def __init__(self, answer: Array) -> None:
+        self.answer = answer
+        self.placement = Placement(device="cpu", provider="cpu", runtime="fixed 1", threads=1, detail={})
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return {"x": self.answer}
+
+    def bind(self, feeds: Mapping[str, Array]) -> object:
+        return lambda: self.run(feeds)
+
+    def close(self) -> None: ...
+
+
+def same(a: object, b: object, feeds: int = 1) -> None:
+    check_parity(Fixed(np.asarray(a)), Fixed(np.asarray(b)), [{}] * feeds)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_are_equal_or_not() -> None:
+    """A class index that is one off is another class."""
+    same([5000, 1200], [5000, 1200])
+    same([True, False], [True, False])
+    with pytest.raises(ModelError, match=r"differs .* in 1 of 2 whole numbers"):
+        same([5000, 1200], [5000, 1201])
+    with pytest.raises(ModelError, match="in 1 of 1"):
+        same([2**60], [2**60 + 1])
+
+
+def test_nothing_to_compare_is_no_parity() -> None:
+    with pytest.raises(ModelError, match="there were no feeds"):
+        same([1.0], [1.0], feeds=0)
+    with pytest.raises(ModelError, match="none of its answers is finite"):
+        same([np.nan, np.inf], [np.nan, np.inf])
+    same([np.nan, 1.0], [np.nan, 1.0])
+
+
+def test_an_absolute_tolerance_alone_stays_absolute() -> None:
+    check_parity(Fixed(np.array([0.1])), Fixed(np.array([0.14])), [{}], atol=0.05, rtol=0)  # type: ignore[arg-type]

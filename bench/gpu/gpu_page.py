@@ -62,9 +62,9 @@ def _method(run: Mapping[str, Any]) -> list[str]:
     timings = [r for p in run["parts"] for r in p["races"].values() if r.get("device_timing")]
     lines = ["## How it was measured", ""]
     lines.append(
-        f"Every group of cells raced interleaved against torch eager float32 and a hidden second copy of it, each in a "
-        f"fresh process, {run['protocol']['max_restarts']} restarts of {run['protocol']['rounds']} rounds. A ratio is "
-        "the geometric mean over restarts of the median over rounds of the ratio of block minima, with its 95 % t "
+        "Every group of cells raced interleaved against torch eager float32 and a hidden second copy of it, each in a "
+        "fresh process; restarts and rounds are told with each race. A ratio is the geometric mean over restarts of the "
+        "median over rounds of the ratio of block minima, with its 95 % t "
         "interval; below 1 is faster than torch eager float32. *A/A* is that ratio of the second copy: a ratio no "
         "further from 1 than A/A's interval is no difference, and is marked `=`."
     )
@@ -137,7 +137,16 @@ def _race(group: str, race: Mapping[str, Any], part: Mapping[str, Any]) -> list[
     )
     if race.get("clock_reason"):
         lines.append(f"Timed by the host's clock: {race['clock_reason']}.")
-    return [*lines, *_clocks(race["gpu"]), ""]
+    return [*lines, _protocol(race), *_clocks(race["gpu"]), ""]
+
+
+def _protocol(race: Mapping[str, Any]) -> str:
+    p = race["protocol"]
+    where = f" on {race['uuid']}" if race.get("uuid") else ""
+    return (
+        f"Protocol: restarts {p['max_restarts']}, rounds {p['rounds']}, blocks {p['block_ms']:g} ms, warm-up "
+        f"{p['warm_s']:g} s; collected {race['collected_at']}{where}."
+    )
 
 
 def _clocks(ledgers: Sequence[Mapping[str, Any] | None]) -> list[str]:
@@ -209,7 +218,7 @@ def page_of(run: Mapping[str, Any]) -> str:
         lines += [*_energy(part), *_not_run(part)]
     if run["missing"]:
         lines += [
-            "## Parts that were not run",
+            "## Not run",
             "",
             *(f"- {name}: {why}" for name, why in run["missing"].items()),
             "",

@@ -1,16 +1,18 @@
-"""Runs one part of the suite: a network at a batch, every cell opened once, then the races, then energy."""
+"""A network of the suite at a batch: every cell of a group opened once, then those that run raced."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import gpu_figures
-from gpu_cells import BASELINE, ENERGY, Cell, groups_for
+from gpu_cells import BASELINE, Cell
+from gpu_steps import HERE, StepStore
 
-from edgekd.artifact import Artifact
+from edgekd.artifact import Artifact, load_artifact
 from edgekd.child import ChildProcess, Limits
 from edgekd.errors import EdgeKDError, TargetUnavailableError
 from edgekd.evidence import save_measurement
@@ -18,15 +20,12 @@ from edgekd.evidence.measurement import Measurement
 from edgekd.lazy import require
 from edgekd.measure import Protocol, Setting, arms_of, measure
 from edgekd.measure.arm import Arm
-from edgekd.measure.meters import Meter, NvmlMeter, find_meters
-from edgekd.measure.resources import Inspection, inspect_resources
 from edgekd.model import Model
 from edgekd.models import open_reference
 from edgekd.spec import draw_feeds
 from edgekd.stages import StageStore
 from edgekd.target import parse_target
 
-HERE = Path(__file__).resolve().parent
 RUNTIMES = {
     "torch": "edgekd_torch.runtime:TorchRuntime",
     "onnx": "edgekd_onnx.runtime:OnnxRuntime",
@@ -36,7 +35,7 @@ RUNTIMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How one part is measured.
+    """How the suite measures.
 
     Attributes:
         device: ``cuda``, or ``cpu`` for a rehearsal.
@@ -52,14 +51,12 @@ class Plan:
     timeout_s: float
 
 
-def _exported(model: Model, cell: Cell, batch: int, plan: Plan) -> Artifact:
-    """The artifact that a cell opens, made where it is not there yet.
+def _exported(model: Model, cell: Cell, batch: int, out: Path) -> Artifact:
+    """The file that a cell opens, made in ``out``.
 
     Raises:
         EdgeKDError: why this machine cannot make it.
     """
-    if cell.format == "torch":
-        return model.as_artifact()
     shapes = {
         s.name: (
             (1, *map(int, s.shape[1:])),
@@ -68,7 +65,6 @@ def _exported(model: Model, cell: Cell, batch: int, plan: Plan) -> Artifact:
         )
         for s in model.inputs
     }
-    out = plan.work / f"{model.name}-b{batch}-{cell.format}-{cell.dtype}"
     out.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"shapes": shapes, "dtype": cell.dtype}
     if cell.format == "onnx":
@@ -130,57 +126,93 @@ def _check_unavailable(device: str, cell: Cell) -> None:
         raise TargetUnavailableError(what, fix)
 
 
-def run_part(name: str, batch: int, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
-    """One network at one batch: plain data for the page.
+class Network:
+    """A network of the suite at a batch; built, and its baseline tried, when a step first asks for it."""
+
+    def __init__(
+        self, name: str, batch: int, plan: Plan, store: StepStore, say: Callable[[str], None]
+    ) -> None:
+        self.name, self.batch, self.plan, self.say = name, batch, plan, say
+        self.title = f"{name}, batch {batch}"
+        self._store = store
+        self.setting = Setting(
+            target=parse_target(f"{plan.device}:torch"), runtime_paths=RUNTIMES, batch=batch,
+            timeout_s=plan.timeout_s, search=(HERE,),
+        )  # fmt: skip
+
+    @cached_property
+    def model(self) -> Model:
+        model = open_reference(
+            f"python:gpu_nets:{self.name}",
+            weights=None,
+            base=HERE,
+            store=StageStore(self.plan.work / "stages"),
+        )
+        if not isinstance(model, Model):
+            raise TargetUnavailableError(f"{self.name} is no torch module")
+        return model
+
+    @property
+    def parameters(self) -> int:
+        return self.model.parameters
+
+    @cached_property
+    def baseline(self) -> Arm:
+        return arms_of((BASELINE.label, self.artifact(BASELINE), _feeds(self.model, self.batch)), [])[0]
+
+    @cached_property
+    def wanted(self) -> dict[str, Any]:
+        """The baseline's outputs.
+
+        Raises:
+            EdgeKDError: not even the baseline runs.
+        """
+        self.say(f"{self.title}: {BASELINE.label}")
+        return _answers(self.baseline, self.setting)
+
+    def artifact(self, cell: Cell) -> Artifact:
+        """The artifact that a cell opens; of one exported file those that come later take the same."""
+        if cell.format == "torch":
+            return self.model.as_artifact()
+        made = f"{self.name}-b{self.batch}-{cell.format}-{cell.dtype}"
+        out = self.plan.work / "artifacts" / self._store.digest[:16] / made
+        if (out / "artifact.json").is_file():
+            return load_artifact(out)
+        artifact = _exported(self.model, cell, self.batch, out)
+        artifact.save()
+        return artifact
+
+
+def race_group(network: Network, group: str, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Try each cell of a group in a child of its own, then race those that run: plain data for the page.
 
     Raises:
         EdgeKDError: not even the baseline runs.
     """
-    store = StageStore(plan.work / "stages")
-    model = open_reference(f"python:gpu_nets:{name}", weights=None, base=HERE, store=store)
-    if not isinstance(model, Model):
-        raise TargetUnavailableError(f"{name} is no torch module")
-    setting = Setting(
-        target=parse_target(f"{plan.device}:torch"), runtime_paths=RUNTIMES, batch=batch,
-        timeout_s=plan.timeout_s, search=(HERE,),
-    )  # fmt: skip
-    feeds = _feeds(model, batch)
-    baseline = arms_of((BASELINE.label, _exported(model, BASELINE, batch, plan), feeds), [])[0]
-    say(f"{name}, batch {batch}: {BASELINE.label}")
-    wanted = _answers(baseline, setting)
-    part: dict[str, Any] = {
-        "model": name,
-        "batch": batch,
-        "parameters": model.parameters,
-        "races": {},
-        "not_run": {},
-    }
+    plan, wanted = network.plan, network.wanted
+    not_run: dict[str, str] = {}
     errors: dict[str, Any] = {}
-    for group, cells in groups_for(plan.device).items():
-        if group not in plan.groups:
-            part["not_run"].update({c.label: "not asked for" for c in cells})
-            continue
-        arms: list[tuple[Cell, Artifact]] = []
-        for cell in cells:
-            say(f"{name}, batch {batch}: trying {cell.label}")
-            try:
-                _check_unavailable(plan.device, cell)
-                artifact = _exported(model, cell, batch, plan)
-                arm = replace(baseline, label=cell.label, artifact=artifact, settings=cell.settings)
-                errors[cell.label] = gpu_figures.numerics(_answers(arm, setting), wanted)
-            except EdgeKDError as e:
-                part["not_run"][cell.label] = str(e)
-            else:
-                arms.append((cell, artifact))
-        if arms:
-            say(f"{name}, batch {batch}: racing {group} ({len(arms)} against {BASELINE.label})")
-            try:
-                part["races"][group] = _race(baseline, arms, setting, plan, f"{name}-b{batch}-{group}")
-            except EdgeKDError as e:
-                part["not_run"].update({cell.label: str(e) for cell, _ in arms})
-    part["numerics"] = errors
-    part["energy"] = _energy(baseline, part, setting, plan, say)
-    return part
+    arms: list[tuple[Cell, Artifact]] = []
+    for cell in cells:
+        network.say(f"{network.title}: trying {cell.label}")
+        try:
+            _check_unavailable(plan.device, cell)
+            artifact = network.artifact(cell)
+            arm = replace(network.baseline, label=cell.label, artifact=artifact, settings=cell.settings)
+            errors[cell.label] = gpu_figures.numerics(_answers(arm, network.setting), wanted)
+        except EdgeKDError as e:
+            not_run[cell.label] = str(e)
+        else:
+            arms.append((cell, artifact))
+    race = None
+    if arms:
+        network.say(f"{network.title}: racing {group} ({len(arms)} against {BASELINE.label})")
+        try:
+            name = f"{network.name}-b{network.batch}-{group}"
+            race = _race(network.baseline, arms, network.setting, plan, name)
+        except EdgeKDError as e:
+            not_run.update({cell.label: str(e) for cell, _ in arms})
+    return {"race": race, "not_run": not_run, "numerics": errors}
 
 
 def _race(
@@ -196,50 +228,3 @@ def _race(
     found: Measurement = measure(arms, setting, inputs=inputs, protocol=plan.protocol)
     save_measurement(found, plan.work / f"{name.replace(' ', '_')}.json")
     return gpu_figures.figures_of(found, {a.name: a.label for a in arms})
-
-
-def _meters(device: str) -> tuple[list[Meter], dict[str, str]]:
-    """The GPU's own meter, whether or not plugins are installed; on the CPU those there are."""
-    if device != "cuda":
-        return find_meters("", device)
-    gpu = NvmlMeter()
-    why = gpu.unavailable()
-    return ([], {gpu.name: why}) if why else ([gpu], {})
-
-
-def _energy(
-    baseline: Arm, part: Mapping[str, Any], setting: Setting, plan: Plan, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Label -> joules per inference, gross and above idle, or why not."""
-    asked = ENERGY if plan.energy is None else plan.energy
-    raced = {row["label"] for race in part["races"].values() for row in race["rows"]}
-    meters, absent = _meters(plan.device)
-    found: dict[str, Any] = {}
-    cells = {c.label: c for group in groups_for(plan.device).values() for c in group}
-    for label in asked:
-        if label != BASELINE.label and (label not in raced or cells[label].format != "torch"):
-            continue
-        if not meters:
-            found[label] = {"unavailable": "; ".join(f"{n}: {w}" for n, w in absent.items()) or "no meter"}
-            continue
-        say(f"{part['model']}, batch {part['batch']}: energy of {label}")
-        settings = {} if label == BASELINE.label else dict(cells[label].settings)
-        arm = replace(baseline, label=label, settings=settings)
-        looked = inspect_resources(
-            [arm], setting, inspection=Inspection(starts=0), meters=meters, meters_absent=absent
-        )[arm.name]
-        readings = looked.get("energy")
-        if not readings:
-            found[label] = {"unavailable": looked["unavailable"].get("energy", "no reading")}
-            continue
-        found[label] = {
-            meter: {
-                "joules": entry["joules_per_call"] / part["batch"],
-                "above_idle": entry["joules_per_call_above_idle"] / part["batch"],
-                "watts": entry["busy_watts"],
-                "idle_watts": entry["idle_watts"],
-                "window_s": min(entry["block_seconds"]),
-            }
-            for meter, entry in readings.items()
-        }
-    return found

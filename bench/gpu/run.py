@@ -1,7 +1,8 @@
 """The GPU suite: tests/gpu, then every cell of torch, ONNX Runtime and TensorRT on a few networks, and a page of it.
 
 ``python bench/gpu/run.py --out docs/results`` writes ``docs/results/<gpu>.md`` and the figures beside it as JSON.
-Without a GPU it ends in 4. Parts that are done are kept in ``--work`` and not run again.
+Without a GPU it ends in 4. A step is a group's race or a cell's energy; those that are done are kept in ``--work`` and, with
+the same device, versions, sources and protocol, not run again. The page is written after every step.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gpu_page
 import gpu_races
 from gpu_cells import MODELS, TINY_MODELS, groups_for
+from gpu_parts import Parts
+from gpu_steps import StepStore, device_conditions, sources_digest
 
 from edgekd.errors import EXIT_INFRASTRUCTURE, EXIT_REJECT, EdgeKDError, TargetUnavailableError
-from edgekd.files import read_json, write_bytes, write_json
+from edgekd.files import sha256_file, write_bytes, write_json
 from edgekd.measure import Protocol, ledger
 from edgekd.measure.gpu_ledger import GpuWatch, watch_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCHEMA = "edgekd.gpu-part/1"
 
 _PACKAGES = (
     "torch",
@@ -59,7 +61,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--restarts", type=int, default=0, help="default: 4")
     parser.add_argument("--rounds", type=int, default=0, help="per restart; default: 15")
     parser.add_argument("--energy", choices=("some", "all", "none"), default="some")
-    parser.add_argument("--minutes", type=float, default=0.0, help="begin no part after so long; 0: no limit")
+    parser.add_argument("--minutes", type=float, default=0.0, help="begin no step after so long; 0: no limit")
     parser.add_argument("--no-tests", action="store_true", help="leave tests/gpu out")
     return parser.parse_args(argv)
 
@@ -143,43 +145,37 @@ def _protocol(args: argparse.Namespace) -> Protocol:
     return Protocol(min_restarts=restarts, max_restarts=restarts, rounds=args.rounds or 15)
 
 
-def _parts(args: argparse.Namespace, plan: gpu_races.Plan) -> tuple[list[Any], dict[str, str]]:
-    """Every part, those of earlier runs read back; and what was not run."""
-    begun = time.monotonic()
-    known = TINY_MODELS if args.tiny else MODELS
-    names = _list(args.models, known, "network")
+def _networks(args: argparse.Namespace) -> list[tuple[str, int]]:
+    names = _list(args.models, TINY_MODELS if args.tiny else MODELS, "network")
     batches = [int(b) for b in (args.batches or ("2" if args.tiny else "1,32")).split(",")]
-    parts, missing = [], {}
-    for name in names:
-        for batch in batches:
-            part_path = plan.work / f"part-{name}-b{batch}.json"
-            title = f"{name}, batch {batch}"
-            if part_path.is_file():
-                parts.append(read_json(part_path, SCHEMA))
-                continue
-            if args.minutes and time.monotonic() - begun > 60 * args.minutes:
-                missing[title] = f"no part begins after {args.minutes:g} minutes; run the command again"
-                continue
-            try:
-                part = gpu_races.run_part(
-                    name, batch, plan, lambda text: print(f"gpu suite: {text}", flush=True)
-                )
-            except EdgeKDError as e:
-                missing[title] = str(e)
-                continue
-            write_json(part_path, {"schema": SCHEMA, **part})
-            parts.append(read_json(part_path, SCHEMA))
-    return parts, missing
+    return [(name, batch) for name in names for batch in batches]
+
+
+def _tests(args: argparse.Namespace, store: StepStore) -> dict[str, Any]:
+    """What came of the tests; once they have passed they are not run again under the same conditions."""
+    texts = {p.name: sha256_file(p) for p in sorted((REPOSITORY / "tests" / "gpu").glob("*.py"))}
+    own = {"tests": texts}
+    kept, _ = store.read("tests", own)
+    if kept is not None and (kept["tests"]["ok"] or args.no_tests):
+        return dict(kept["tests"])
+    if args.no_tests or args.device == "cpu":
+        return {"ok": True, "words": "left out"}
+    return dict(store.write("tests", own, {"tests": run_tests(store.folder)})["tests"])
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run, write the page, and return the exit code: 0, 1 where a test failed, 4 without a device."""
+    """Run, write the page after every step, and return the exit code: 0, 1 where a test failed, 4 without a device."""
     args = _arguments(argv)
     try:
-        device = device_of(args.device)
+        return _run(args, argv)
     except EdgeKDError as e:
         print(f"gpu suite: {e}", file=sys.stderr)
         return EXIT_INFRASTRUCTURE
+
+
+def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    begun = time.monotonic()
+    device = device_of(args.device)
     work = args.work / gpu_page.slug(device["name"])
     work.mkdir(parents=True, exist_ok=True)
     groups = _list(args.groups, tuple(groups_for(args.device)), "group")
@@ -193,28 +189,40 @@ def main(argv: Sequence[str]) -> int:
         groups=groups,
         timeout_s=1800.0,
     )
-    skip_tests = args.no_tests or args.device == "cpu"
-    tests = {"ok": True, "words": "left out"} if skip_tests else run_tests(work)
-    parts, missing = _parts(args, plan)
-    run = {
-        "schema": "edgekd.gpu-run/1",
-        "device": device,
-        "rehearsal": args.device == "cpu",
-        "collected_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": " ".join(["python bench/gpu/run.py", *_shown(argv)]),
-        "versions": versions(),
-        "tests": tests,
-        "protocol": {"max_restarts": plan.protocol.max_restarts, "rounds": plan.protocol.rounds},
-        "parts": parts,
-        "missing": missing,
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
+    found = versions()
+    common = {"device": device_conditions(device), "versions": found, "sources": sources_digest()}
+    store = StepStore(work, common, uuid=device.get("uuid"))
+
+    def late() -> str:
+        over = args.minutes and time.monotonic() - begun > 60 * args.minutes
+        return f"no step begins after {args.minutes:g} minutes; run the command again" if over else ""
+
+    tests = _tests(args, store)
+    parts = Parts(plan, _networks(args), store, late)
     page = args.out / f"{gpu_page.slug(device['name'])}.md"
-    write_bytes(page, gpu_page.page_of(run).encode())
-    write_json(page.with_suffix(".json"), json.loads(json.dumps(run)))
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    def write() -> None:
+        run = {
+            "schema": "edgekd.gpu-run/1",
+            "device": device,
+            "rehearsal": args.device == "cpu",
+            "collected_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "command": " ".join(["python bench/gpu/run.py", *_shown(argv)]),
+            "versions": found,
+            "tests": tests,
+            "parts": parts.made(),
+            "missing": parts.missing,
+        }
+        write_bytes(page, gpu_page.page_of(run).encode())
+        write_json(page.with_suffix(".json"), json.loads(json.dumps(run)))
+
+    for _ in parts.run(lambda text: print(f"gpu suite: {text}", flush=True)):
+        write()
+    write()
     print(f"gpu suite: wrote {page}")
-    if not parts:
-        print("gpu suite: no part ran; the page says why", file=sys.stderr)
+    if not parts.made():
+        print("gpu suite: no step ran; the page says why", file=sys.stderr)
         return EXIT_INFRASTRUCTURE
     return 0 if tests["ok"] else EXIT_REJECT
 

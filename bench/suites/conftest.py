@@ -92,7 +92,9 @@ def _build(
     zoo = {**architectures.FULL, **architectures.TINY}
     shapes = zoo[architecture]
     model: Any = open_reference(f"python:architectures:{architecture}", weights=None, base=HERE, store=store)
-    options: dict[str, Any] = {"shapes": parse_shapes(shapes)} if shapes else {}
+    options: dict[str, Any] = {}
+    if shapes:
+        options = export_options(model, format_name, parse_shapes(shapes))
     label = f"{architecture} {precision}"
     if format_name == "torch":
         if precision != "float32":

@@ -47,6 +47,28 @@ class Limits:
     cpus: tuple[int, ...] = ()
     threads: int | None = None
 
+    @classmethod
+    def on(
+        cls,
+        device: str,
+        *,
+        timeout_s: float,
+        memory_bytes: int | None,
+        threads: int,
+        cpus: tuple[int, ...] = (),
+    ) -> Limits:
+        """The limits of a child that opens models on ``device``.
+
+        CUDA reserves as much address space as there is memory anywhere, so its children have no ``memory_bytes``
+        (CUDA C++ Programming Guide, *Unified Virtual Address Space*).
+        """
+        return cls(
+            timeout_s=timeout_s,
+            memory_bytes=None if device == "cuda" else memory_bytes,
+            cpus=cpus,
+            threads=threads,
+        )
+
 
 class ChildProcess:
     """A fresh process in its own session and process group.

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.measure.meters import find_meters
     from edgekd.pipeline.collect import Feeds
     from edgekd.pipeline.opening import check_inputs, runnable
+    from edgekd.pipeline.sizes import measured_sizes
     from edgekd.pipeline.targets import board_of, present_target
     from edgekd.report.bench import bench_lines, closing_line
     from edgekd.report.sweep import settings_lines
@@ -93,10 +94,11 @@ def run(args: argparse.Namespace) -> int:
     task = TaskSpec(kind=args.task, data={"test": args.data}, base=str(Path.cwd())) if args.data else None
     feeds = Feeds(task=task, shapes=parse_shapes(args.shape), rename=options.renames(args))
     asked_settings = sweeping.settings(args)
+    sizes = measured_sizes(feeds.shapes or {}, args.batch, scenario)
     named: list[tuple[str, str, Artifact]] = []
     for index, reference in enumerate(args.models):
         role = "teacher" if index == 0 and len(args.models) > 1 else "student"
-        artifact = runnable(reference, role, options.weights(args), target, store)
+        artifact = runnable(reference, role, options.weights(args), target, store, sizes=sizes)
         label = reference if reference not in [n[0] for n in named] else f"{reference} ({index + 1})"
         named.append((label, role, replace(artifact, settings={**artifact.settings, **asked_settings})))
     check_inputs({label: a for label, _, a in named}, shapes=feeds.shapes or {}, rename=feeds.rename or {})

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.evidence import save_evaluation
     from edgekd.pipeline.collect import evaluate_artifact
     from edgekd.pipeline.opening import check_inputs, runnable
+    from edgekd.pipeline.sizes import Sizes
     from edgekd.pipeline.targets import present_target
     from edgekd.spec import parse_shapes
     from edgekd.tasks import TaskSpec
@@ -46,10 +47,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("eval needs labelled data", "give --data D.npz")
     target = present_target(args.target)
     store = options.store(args)
+    shapes = parse_shapes(args.shape)
+    # Answers do not hang on the batch: a format of fixed sizes is exported as a gate at batch 1 does it.
     artifact = runnable(
-        args.model, args.role, options.weights(args, (args.role,)), target, store, options.prepares(args)
-    )
-    check_inputs({args.role: artifact}, shapes=parse_shapes(args.shape), rename=options.renames(args))
+        args.model, args.role, options.weights(args, (args.role,)), target, store, options.prepares(args),
+        Sizes(shapes=shapes, batch=1, most=args.batch),
+    )  # fmt: skip
+    check_inputs({args.role: artifact}, shapes=shapes, rename=options.renames(args))
     task = TaskSpec(
         kind=args.task,
         metric=args.metric,

@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tensorrt",
         metavar="V",
         choices=["10", "11"],
-        default="11",
+        default=None,
         help="version to lint for (default: %(default)s)",
     )
     parser.add_argument(
@@ -92,13 +92,16 @@ def run(args: argparse.Namespace) -> int:
     asked = _asked(args)
     if args.lint:
         return _lint(args, asked)
+    if args.sm is not None or args.tensorrt is not None:
+        raise UsageError("--sm and --tensorrt say what to lint for", "add --lint, or leave them out")
     if args.out is None:
         raise UsageError("export needs a place to write to", "give -o OUT")
     check_artifact_out(args.out)
     store = options.store(args)
     given = options.weights(args, ("student",)).get("student")
     source = open_reference(args.model, weights=given, base=Path.cwd(), store=store)
-    if not isinstance(source, Model) and source.format == args.format and not asked:
+    changes = [name for name in asked if name not in ("shapes", "atol", "rtol")]
+    if not isinstance(source, Model) and source.format == args.format and not changes:
         raise UsageError(
             f"{args.model} is {source.format} already",
             "name another --format, or what to change: --dtype, --optimize",

@@ -109,7 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--placement-on",
         metavar="PLACE",
         default="",
-        help="part of the place's name, e.g. cuda or xnnpack (default: what the target's session uses)",
+        help="the place's name, e.g. cuda or xnnpack (default: what the target's session uses)",
     )
     limits.add_argument(
         "--placement-precision",

@@ -332,6 +332,8 @@ def exporter_options(args: argparse.Namespace) -> dict[str, str]:
             )
         if name in found:
             raise UsageError(f"--option {name} is given twice", "give it once")
+        if name in ("shapes", "feeds"):
+            raise UsageError(f"--option {name} is not given as text", "sizes are given with --shape")
         found[name] = value
     return found
 

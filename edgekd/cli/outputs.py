@@ -29,6 +29,8 @@ def check_artifact_out(out: Path) -> None:
     Raises:
         UsageError: a folder that holds something else.
     """
+    if out.suffix == ".xml":
+        raise UsageError(f"-o {out.name}: an IR has two files", f"name a folder: -o {out.with_suffix('')}")
     if out.suffix not in _FILES:
         check_new_folder(out, "artifact.json")
 
@@ -53,7 +55,7 @@ def write_artifact(artifact: Artifact, out: Path) -> None:
         write_bytes(out, artifact.path.read_bytes())
         return
     with building(out) as root:
-        artifact.copy_to(root)
+        artifact.copy_to(root, companions=True)
 
 
 def write_lint(report: Any, out: Path, model: str) -> None:

@@ -81,13 +81,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from edgekd.cli.outputs import check_artifact_out, write_artifact
+    from edgekd.errors import UsageError
     from edgekd.model import Model
     from edgekd.models import open_reference
     from edgekd.pipeline.artifacts import quantize_to
+    from edgekd.plugins import list_plugins
     from edgekd.quantize import QuantConfig
     from edgekd.target import parse_target
     from edgekd.tasks import TaskSpec
 
+    if parse_target(args.target).runtime not in list_plugins("edgekd.runtimes"):
+        raise UsageError(
+            f"--for {args.target}: no runtime is called so",
+            f"known: {', '.join(list_plugins('edgekd.runtimes'))}",
+        )
     variant = "tensorrt" if parse_target(args.target).runtime == "tensorrt" else "cpu"
     config = QuantConfig(
         dtype=args.dtype,

@@ -61,7 +61,10 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
             f"{request.target} cannot open {request.label} (format {artifact.format})",
             "export it for that runtime",
         )
-    limits = Limits(timeout_s=request.timeout_s, memory_bytes=request.memory_bytes, threads=request.threads)
+    limits = Limits.on(
+        request.target.device, timeout_s=request.timeout_s, memory_bytes=request.memory_bytes,
+        threads=request.threads,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
         rows = Path(scratch) / "rows.npz"
         with ChildProcess(f"evaluating {request.label} on {request.target}", limits, request.search) as child:

@@ -60,6 +60,8 @@ class Restart:
             every call.
         wall_blocks: where ``blocks`` are times by device events: calls of their own by the host's clock, each waited
             for; what a user waits for, and what percentiles are taken of.
+        enqueue_blocks: where ``blocks`` are times by device events: what the host took to enqueue a call of each
+            sample.
     """
 
     blocks: Mapping[str, tuple[Array, ...]]
@@ -71,6 +73,7 @@ class Restart:
     cpu_blocks: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
     cold_blocks: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
     wall_blocks: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
+    enqueue_blocks: Mapping[str, tuple[Array, ...]] = field(default_factory=dict)
 
     def single_calls(self, arm: str) -> tuple[Array, ...]:
         """Blocks of single calls as a user would wait for them: never means over several calls.
@@ -137,7 +140,7 @@ class Measurement:
 
 
 #: Kinds of blocks beside those by device events; each has its own number of calls.
-_BESIDE = ("cold", "wall")
+_BESIDE = ("cold", "wall", "enqueue")
 
 
 def _rows(measurement: Measurement) -> bytes:

@@ -117,11 +117,16 @@ def judge_quantile(store: Store, candidate: Candidate, evidence: Evidence, rule:
     source = evidence.timings[0]
     try:
         measurement = _timings(store, candidate, source)
+        _check_builds(measurement, source, candidate)
     except InputError as e:
         return plain_gate(candidate, "latency_absolute", "error", str(e), "", "input", metric=rule.percentile)
-    return _if_held(
-        measurement, judge_absolute(measurement, source.arm, percentile=rule.percentile, max_ms=rule.max_ms)
-    )
+    judged = [
+        _if_held(
+            measurement, judge_absolute(measurement, arm, percentile=rule.percentile, max_ms=rule.max_ms)
+        )
+        for arm in (source.arm, *source.builds)
+    ]
+    return _worst_build(judged, candidate)
 
 
 def judge_tail_ratio(store: Store, candidate: Candidate, evidence: Evidence, rule: TailGate) -> Gate:
@@ -141,18 +146,19 @@ def judge_tail_ratio(store: Store, candidate: Candidate, evidence: Evidence, rul
         )
     try:
         measurement = _timings(store, candidate, timings, beside=candidate.baseline)
+        _check_builds(measurement, timings, candidate)
     except InputError as e:
         return plain_gate(candidate, "tail", "error", str(e), rule.against, "input", metric=rule.percentile)
-    return _if_held(
-        measurement,
-        judge_tail(
+    judged = [
+        _if_held(
             measurement,
-            timings.arm,
-            percentile=rule.percentile,
-            max_ratio=rule.max_ratio,
-            against=rule.against,
-        ),
-    )
+            judge_tail(
+                measurement, arm, percentile=rule.percentile, max_ratio=rule.max_ratio, against=rule.against
+            ),
+        )
+        for arm in (timings.arm, *timings.builds)
+    ]
+    return _worst_build(judged, candidate)
 
 
 def _timings(

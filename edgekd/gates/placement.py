@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Literal
 
@@ -9,6 +10,8 @@ from edgekd.evidence.placement import OpPlacement
 from edgekd.gates.verdict import Decision, ErrorKind, Gate
 from edgekd.placement import PlacedOp
 
+#: What ONNX Runtime's names of providers end in.
+_ENDING = re.compile(r"executionprovider$")
 _WORDS = {"ops": "number", "time": "time", "macs": "multiply-accumulates"}
 #: How many of the operators that ran elsewhere the reason names.
 _NAMED = 3
@@ -26,8 +29,8 @@ def judge_placement(
 
     Args:
         min_share: least share, a fraction; at the limit is within it.
-        on: part of the place's name, in any case; empty takes the provider that the session reports, unless a precision
-            alone is asked.
+        on: the place's name, in any case, without ``ExecutionProvider`` or the number of a device; empty takes the
+            provider that the session reports, unless a precision alone is asked.
         precision: ONNX spelling; empty does not ask.
         by: count operators, or add up the time or the multiply-accumulates that the runtime reports for them.
 
@@ -60,10 +63,12 @@ def judge_placement(
         return gate("inconclusive", placement.problem or f"{placement.target} reported no operator at all")
     if precision and not any(op.dtype for op in placement.ops):
         return gate("inconclusive", f"{placement.target} does not tell in which precision its operators ran")
-    weights = [_weight(op, by) for op in placement.ops]
+    # What computes nothing (copies, reshapes, Q and DQ) has no precision, and no part in a share of one.
+    ops = [op for op in placement.ops if op.dtype] if precision else list(placement.ops)
+    weights = [_weight(op, by) for op in ops]
     known = [w for w in weights if w is not None]
     if len(known) < len(weights):
-        lacking = next(op.name for op, w in zip(placement.ops, weights, strict=True) if w is None)
+        lacking = next(op.name for op, w in zip(ops, weights, strict=True) if w is None)
         return gate(
             "inconclusive",
             f"{placement.target} gives no {_WORDS[by]} for {lacking}: judge by the number of operators (by: ops)",
@@ -75,10 +80,10 @@ def judge_placement(
             f"the operators of {placement.target} have no {_WORDS[by]} at all; collect it again",
             kind="input",
         )
-    fits = [_fits(op, wanted, precision) for op in placement.ops]
-    elsewhere = [op for op, here in zip(placement.ops, fits, strict=True) if not here]
+    fits = [_fits(op, wanted, precision) for op in ops]
+    elsewhere = [op for op, here in zip(ops, fits, strict=True) if not here]
     share = sum(w for w, here in zip(known, fits, strict=True) if here) / total if elsewhere else 1.0
-    counted = f"{len(placement.ops)} operators" + ("" if by == "ops" else f", weighed by {_WORDS[by]},")
+    counted = f"{len(ops)} operators" + ("" if by == "ops" else f", weighed by {_WORDS[by]},")
     reason = f"{share:.1%} of {counted} ran on {what} (least {min_share:.1%})"
     if wanted == "" and precision:
         reason = f"{share:.1%} of {counted} ran in {precision} (least {min_share:.1%})"
@@ -94,9 +99,14 @@ def _weight(op: PlacedOp, by: str) -> float | None:
 
 
 def _fits(op: PlacedOp, on: str, precision: str) -> bool:
-    place, wanted = op.place.lower(), on.lower()
-    here = not wanted or (bool(place) and (wanted in place or place in wanted))
+    here = not on or _same_place(op.place, on)
     return here and (not precision or op.dtype == precision)
+
+
+def _same_place(place: str, wanted: str) -> bool:
+    """Whether a place is called so: ``cuda`` is the CUDAExecutionProvider, ``GPU`` is GPU.0, ``e`` is nobody."""
+    name, asked = (_ENDING.sub("", text.lower()) for text in (place, wanted))
+    return name == asked or name.partition(".")[0] == asked
 
 
 def _named(ops: list[PlacedOp]) -> str:

@@ -6,13 +6,14 @@ import numpy as np
 
 from edgekd.child import ChildProcess, Limits
 from edgekd.data.example import Array
-from edgekd.measure.arm import Arm, Setting, address_space
+from edgekd.measure.arm import Arm, Setting
 
 
 def _answers(arm: Arm, setting: Setting) -> dict[str, Array]:
-    limits = Limits(
+    limits = Limits.on(
+        setting.target.device,
         timeout_s=setting.timeout_s,
-        memory_bytes=address_space(setting),
+        memory_bytes=setting.memory_bytes,
         threads=arm.threads or setting.threads,
     )
     with ChildProcess(f"running {arm.label} on {setting.target}", limits, setting.search) as child:

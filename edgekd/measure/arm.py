@@ -150,14 +150,6 @@ def inputs_of(arm: Arm, inputs: Mapping[str, Any]) -> Any:
     return inputs.get(name, inputs.get(arm.label.removesuffix(TWIN_SUFFIX)))
 
 
-def address_space(setting: Setting) -> int | None:
-    """The limit of a child's address space; none for CUDA, which reserves as much of it as there is memory anywhere.
-
-    Source: CUDA C++ Programming Guide, *Unified Virtual Address Space*.
-    """
-    return None if setting.target.device == "cuda" else setting.memory_bytes
-
-
 def open_arm(
     arm: Arm, setting: Setting, restart: int, stack: ExitStack
 ) -> tuple[ChildProcess, dict[str, Any]]:
@@ -171,7 +163,13 @@ def open_arm(
     cpus = cpus_for(restart, threads)
     child = ChildProcess(
         f"measuring {arm.label} on {setting.target}",
-        Limits(timeout_s=setting.timeout_s, memory_bytes=address_space(setting), cpus=cpus, threads=threads),
+        Limits.on(
+            setting.target.device,
+            timeout_s=setting.timeout_s,
+            memory_bytes=setting.memory_bytes,
+            cpus=cpus,
+            threads=threads,
+        ),  # fmt: skip
         setting.search,
     )
     stack.callback(child.close)

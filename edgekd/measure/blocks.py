@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgekd.data.example import Array
-from edgekd.measure.device_events import COLD, DEVICE, WALL
+from edgekd.measure.device_events import COLD, DEVICE, ENQUEUE, WALL
 from edgekd.measure.operations import CPU
 
 
@@ -31,7 +31,12 @@ def sorted_blocks(
 
     on_device = column(DEVICE)
     if len(on_device) == len(blocks):
-        return {"blocks": on_device, "cold_blocks": column(COLD), "wall_blocks": column(WALL)}
+        return {
+            "blocks": on_device,
+            "cold_blocks": column(COLD),
+            "wall_blocks": column(WALL),
+            "enqueue_blocks": column(ENQUEUE),
+        }
     return {"blocks": column(WALL), "cpu_blocks": column(CPU)}
 
 

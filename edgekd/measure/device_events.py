@@ -1,8 +1,9 @@
 """Times of a call by events on the device's own stream: what a host clock would blur with launches and waiting.
 
 Two conditions, both kept: *warm* (the same buffers again and again) and *cold* (the second-level cache flushed before
-each sample). The flush lies outside of the pair of events, and the queue is never empty when a pair begins, so that
-no sample holds the host's way to the device. Wall times are taken beside, in calls of their own.
+each sample). The flush lies outside of the pair of events. In both the stream is held (:mod:`edgekd.measure.device_queue`)
+until the pair is enqueued, so that a sample is the device's time alone; samples for which the hold ended too early are
+counted as late, and how long enqueueing took is kept beside each. Wall times are taken in calls of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from edgekd.data.example import Array
+from edgekd.measure.device_queue import Hold
 from edgekd.target import Session
 
 #: A call shorter than this is timed R times in one pair of events, and the sample is their mean.
@@ -39,8 +41,8 @@ _MOST_SETS = 4
 #: Begins the message of an error about the device's memory, in which the fix names a smaller batch.
 OUT_OF_DEVICE_MEMORY = "out of device memory"
 
-#: What a block's arrays are.
-DEVICE, COLD, WALL = "device", "cold", "wall"
+#: What a block's arrays are; ``enqueue``: what the host took to enqueue a call of each warm sample.
+DEVICE, COLD, WALL, ENQUEUE = "device", "cold", "wall", "enqueue"
 
 
 @runtime_checkable
@@ -69,11 +71,17 @@ class EventSource(Protocol):
 
     name: str
 
-    def event(self) -> Any: ...
+    def pair(self) -> tuple[Any, Any]:
+        """Two events, made once."""
+        ...
 
     def record(self, event: Any, stream: int) -> None: ...
 
     def wait(self, event: Any) -> None: ...
+
+    def done(self, event: Any) -> bool:
+        """Whether the device has come past a recorded event, without waiting."""
+        ...
 
     def elapsed_ns(self, start: Any, end: Any) -> float: ...
 
@@ -91,6 +99,14 @@ class EventSource(Protocol):
         """Enqueue the zeroing of a buffer of ``nbytes``, which is made once."""
         ...
 
+    def hold(self, stream: int, copies: int) -> None:
+        """Enqueue so many copies of a buffer of :func:`hold_bytes` to pinned host memory."""
+        ...
+
+    def close(self) -> None:
+        """Give back events, buffers and streams; a second call does nothing."""
+        ...
+
 
 def flush_bytes(cache_bytes: int) -> int:
     """Size of the buffer whose zeroing leaves nothing else in a cache.
@@ -99,6 +115,15 @@ def flush_bytes(cache_bytes: int) -> int:
     (256, 512)
     """
     return max(FLUSH_BYTES, _FLUSH_CACHES * cache_bytes)
+
+
+def hold_bytes(cache_bytes: int) -> int:
+    """Size of the buffer whose copying holds a stream: an eighth of the cache, 4 MiB where the cache has no size.
+
+    >>> hold_bytes(48 << 20) >> 20
+    6
+    """
+    return max(1 << 16, cache_bytes // 8) if cache_bytes else 4 << 20
 
 
 def replays_for(call_ns: float) -> int:
@@ -126,37 +151,61 @@ def input_sets(feeds: Mapping[str, Array], cache_bytes: int) -> list[dict[str, A
     ]
 
 
-def time_warm(call: DeviceCall, source: EventSource, count: int, replays: int = 1) -> list[int]:
-    """Nanoseconds per call of ``count`` pairs of events around ``replays`` calls each.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """What was timed under one condition.
 
-    A call that is not timed goes first, so that the device is busy while the host enqueues the pair.
+    Attributes:
+        ns: nanoseconds per call; enqueue_ns: what the host took to enqueue a call, beside each.
+        late: how many began on the device before they were wholly enqueued, and may hold some of the host's time.
     """
-    start, end, stream = source.event(), source.event(), call.stream
-    samples = [0] * count
+
+    ns: list[int]
+    enqueue_ns: list[int]
+    late: int
+
+
+def time_warm(call: DeviceCall, source: EventSource, count: int, replays: int, hold: Hold) -> Samples:
+    """``count`` pairs of events around ``replays`` calls each.
+
+    A call that is not timed goes between the hold and the pair: it brings back what the hold took of the cache.
+    """
+    (start, end), stream, clock = source.pair(), call.stream, hold.clock
+    samples, enqueue, late = [0] * count, [0] * count, 0
     for i in range(count):
+        hold.begin(replays + 1)
         call.launch()
         source.record(start, stream)
+        begin = clock()
         for _ in range(replays):
             call.launch()
+        enqueue[i] = round((clock() - begin) / replays)
         source.record(end, stream)
+        late += source.done(start)
         source.wait(end)
         samples[i] = round(source.elapsed_ns(start, end) / replays)
-    return samples
+    return Samples(ns=samples, enqueue_ns=enqueue, late=late)
 
 
-def time_cold(calls: Sequence[DeviceCall], source: EventSource, count: int, nbytes: int) -> list[int]:
-    """Nanoseconds of ``count`` single calls, each after a flush, on one input set after another."""
-    start, end = source.event(), source.event()
-    samples = [0] * count
+def time_cold(
+    calls: Sequence[DeviceCall], source: EventSource, count: int, nbytes: int, hold: Hold
+) -> Samples:
+    """``count`` single calls, each after a flush of ``nbytes``, on one input set after another."""
+    (start, end), clock = source.pair(), hold.clock
+    samples, enqueue, late = [0] * count, [0] * count, 0
     for i in range(count):
         call = calls[i % len(calls)]
+        hold.begin(1)
         source.flush(call.stream, nbytes)
         source.record(start, call.stream)
+        begin = clock()
         call.launch()
+        enqueue[i] = clock() - begin
         source.record(end, call.stream)
+        late += source.done(start)
         source.wait(end)
         samples[i] = round(source.elapsed_ns(start, end))
-    return samples
+    return Samples(ns=samples, enqueue_ns=enqueue, late=late)
 
 
 @dataclass(slots=True)
@@ -175,7 +224,14 @@ class DeviceTiming:
     sets_bytes: int
     replays: int = 1
     block_calls: int = 0
-    _call_ns: float = field(default=0.0)
+    clock: Callable[[], int] = time.perf_counter_ns
+    hold: Hold = field(init=False)
+    _device_ns: list[int] = field(default_factory=list)
+    _enqueue_ns: list[int] = field(default_factory=list)
+    _late: dict[str, int] = field(default_factory=lambda: {DEVICE: 0, COLD: 0})
+
+    def __post_init__(self) -> None:
+        self.hold = Hold(self.source, self.calls[0].stream, self.clock)
 
     def warm_up(self, min_s: float, cap_s: float) -> tuple[dict[str, Any], float]:
         """Run for ``min_s`` and until the median stands still, at most ``cap_s``; then once cold on every set.
@@ -183,34 +239,37 @@ class DeviceTiming:
         Returns:
             What the evidence says, and nanoseconds per call.
         """
-        begin = time.perf_counter_ns()
+        begin = self.clock()
         call, calls, steady = self.calls[0], 0, False
         medians: list[float] = []
         while True:
-            medians.append(float(np.median(time_warm(call, self.source, _WINDOW))))
+            self.hold.calibrate(call)  # again in every window: the first calls are enqueued more slowly
+            medians.append(float(np.median(time_warm(call, self.source, _WINDOW, 1, self.hold).ns)))
             calls += 2 * _WINDOW
-            seconds = (time.perf_counter_ns() - begin) / 1e9
+            seconds = (self.clock() - begin) / 1e9
             if seconds >= cap_s:
                 break
             if seconds >= min_s and len(medians) > 1:
                 steady = abs(medians[-1] - medians[-2]) <= _DRIFT * medians[-2]
                 if steady:
                     break
-        time_cold(self.calls, self.source, len(self.calls), self.nbytes)
-        self._call_ns = max(medians[-1], 1.0)
-        self.replays = replays_for(self._call_ns)
+        time_cold(self.calls, self.source, len(self.calls), self.nbytes, self.hold)
+        call_ns = max(medians[-1], 1.0)
+        self.replays = replays_for(call_ns)
         return {
-            "seconds": (time.perf_counter_ns() - begin) / 1e9,
+            "seconds": (self.clock() - begin) / 1e9,
             "calls": calls + len(self.calls),
             "steady": steady,
             "device": self.record(),
-        }, self._call_ns
+        }, call_ns
 
     def record(self) -> dict[str, Any]:
         """How samples are taken, for the evidence."""
         return {
             "events": self.source.name,
             "replays": self.replays,
+            "hold_bytes": hold_bytes(self.source.cache_bytes()),
+            "hold_copies": self.hold.copies(self.replays + 1),
             "flush_bytes": self.nbytes,
             "cache_bytes": self.source.cache_bytes(),
             "input_sets": len(self.calls),
@@ -220,17 +279,38 @@ class DeviceTiming:
     def block(
         self, time_wall: Callable[[Callable[[], object], int], list[int]]
     ) -> tuple[dict[str, Any], list[Array]]:
-        """One block: warm, cold and wall, int64 (block_calls,) nanoseconds each.
+        """One block: warm, its enqueueing, cold and wall, int64 (block_calls,) nanoseconds per call each.
 
         Args:
             time_wall: times so many calls that are each waited for, by the host's clock.
         """
+        warm = time_warm(self.calls[0], self.source, self.block_calls, self.replays, self.hold)
+        cold = time_cold(self.calls, self.source, self.block_calls, self.nbytes, self.hold)
+        self._device_ns += warm.ns
+        self._enqueue_ns += warm.enqueue_ns
+        self._late[DEVICE] += warm.late
+        self._late[COLD] += cold.late
         taken = {
-            DEVICE: time_warm(self.calls[0], self.source, self.block_calls, self.replays),
-            COLD: time_cold(self.calls, self.source, self.block_calls, self.nbytes),
+            DEVICE: warm.ns,
+            ENQUEUE: warm.enqueue_ns,
+            COLD: cold.ns,
             WALL: time_wall(self.calls[0], self.block_calls),
         }
         return {"columns": list(taken)}, [np.asarray(ns, np.int64) for ns in taken.values()]
+
+    def use(self) -> dict[str, Any]:
+        """Of all blocks so far: medians per call, whether in use the host would be the slower one, and late samples."""
+        if not self._device_ns:
+            return {}
+        device, enqueue = (float(np.median(ns)) for ns in (self._device_ns, self._enqueue_ns))
+        return {
+            "device_ns": device,
+            "enqueue_ns": enqueue,
+            "host_bound": enqueue >= device,
+            "samples": len(self._device_ns),
+            "late": self._late[DEVICE],
+            "late_cold": self._late[COLD],
+        }
 
 
 def device_timing(

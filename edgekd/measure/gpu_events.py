@@ -7,7 +7,7 @@ from typing import Any
 
 from edgekd.errors import MissingDependencyError, TargetUnavailableError
 from edgekd.lazy import require
-from edgekd.measure.device_events import OUT_OF_DEVICE_MEMORY, EventSource
+from edgekd.measure.device_events import OUT_OF_DEVICE_MEMORY, EventSource, hold_bytes
 
 _PURPOSE = "timing by device events"
 
@@ -25,7 +25,9 @@ class TorchEvents:
                 "pip install cuda-python, or a CUDA build of torch",
             )
         self._streams: dict[int, Any] = {}
+        self._pair: tuple[Any, Any] | None = None
         self._buffer: Any = None
+        self._copied: tuple[Any, Any] | None = None
 
     def _stream(self, stream: int) -> Any:
         if stream not in self._streams:
@@ -34,14 +36,20 @@ class TorchEvents:
             self._streams[stream] = cuda.ExternalStream(stream) if stream else cuda.default_stream()
         return self._streams[stream]
 
-    def event(self) -> Any:
-        return self._torch.cuda.Event(enable_timing=True)
+    def pair(self) -> tuple[Any, Any]:
+        if self._pair is None:
+            made = self._torch.cuda.Event
+            self._pair = made(enable_timing=True), made(enable_timing=True)
+        return self._pair
 
     def record(self, event: Any, stream: int) -> None:
         event.record(self._stream(stream))
 
     def wait(self, event: Any) -> None:
         event.synchronize()
+
+    def done(self, event: Any) -> bool:
+        return bool(event.query())
 
     def elapsed_ns(self, start: Any, end: Any) -> float:
         return float(start.elapsed_time(end)) * 1e6
@@ -61,11 +69,31 @@ class TorchEvents:
         torch = self._torch
         with torch.cuda.stream(self._stream(stream)):
             if self._buffer is None or self._buffer.numel() < nbytes:
-                try:
-                    self._buffer = torch.empty(nbytes, dtype=torch.int8, device="cuda")
-                except torch.OutOfMemoryError as e:
-                    raise _no_room(torch.cuda.get_device_name(0), nbytes) from e
+                self._buffer = None  # the smaller one goes first
+                self._buffer = self._room(nbytes, "flush its cache")
             self._buffer.zero_()
+
+    def _room(self, nbytes: int, purpose: str) -> Any:
+        torch = self._torch
+        try:
+            return torch.empty(nbytes, dtype=torch.int8, device="cuda")
+        except torch.OutOfMemoryError as e:
+            raise _no_room(torch.cuda.get_device_name(0), nbytes, purpose) from e
+
+    def hold(self, stream: int, copies: int) -> None:
+        torch = self._torch
+        with torch.cuda.stream(self._stream(stream)):
+            if self._copied is None:
+                nbytes = hold_bytes(self.cache_bytes())
+                pinned = torch.empty(nbytes, dtype=torch.int8, pin_memory=True)
+                self._copied = self._room(nbytes, "hold its queue"), pinned
+            buffer, pinned = self._copied
+            for _ in range(copies):
+                pinned.copy_(buffer, non_blocking=True)
+
+    def close(self) -> None:
+        self._pair = self._buffer = self._copied = None
+        self._streams.clear()
 
 
 class CudaEvents:
@@ -75,27 +103,42 @@ class CudaEvents:
 
     def __init__(self) -> None:
         self._cuda = require("cuda.bindings.runtime", extra="tensorrt", purpose=_PURPOSE)
+        self._pair: tuple[Any, Any] | None = None
         self._buffer: Any = None
         self._buffer_bytes = 0
+        self._copied: tuple[Any, Any, int] | None = None
+        self._made: list[Any] = []
         self._cache: int | None = None
 
     def _ask(self, name: str, *args: Any) -> Any:
         error, *made = getattr(self._cuda, name)(*args)
+        self._check(name, error)
+        return made[0] if made else None
+
+    def _check(self, name: str, error: Any) -> None:
         if int(error) != 0:
             raise TargetUnavailableError(
                 f"{name} failed with CUDA error {int(error)} ({getattr(error, 'name', error)})",
                 "errors of CUDA last as long as the process: measure again",
             )
-        return made[0] if made else None
 
-    def event(self) -> Any:
-        return self._ask("cudaEventCreate")
+    def pair(self) -> tuple[Any, Any]:
+        if self._pair is None:
+            self._pair = self._ask("cudaEventCreate"), self._ask("cudaEventCreate")
+        return self._pair
 
     def record(self, event: Any, stream: int) -> None:
         self._ask("cudaEventRecord", event, stream)
 
     def wait(self, event: Any) -> None:
         self._ask("cudaEventSynchronize", event)
+
+    def done(self, event: Any) -> bool:
+        (error,) = self._cuda.cudaEventQuery(event)
+        if int(error) == int(self._cuda.cudaError_t.cudaErrorNotReady):
+            return False
+        self._check("cudaEventQuery", error)
+        return True
 
     def elapsed_ns(self, start: Any, end: Any) -> float:
         return float(self._ask("cudaEventElapsedTime", start, end)) * 1e6
@@ -107,23 +150,59 @@ class CudaEvents:
         return self._cache
 
     def new_stream(self) -> int:
-        return int(self._ask("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking))
+        made = self._ask("cudaStreamCreateWithFlags", self._cuda.cudaStreamNonBlocking)
+        self._made.append(made)
+        return int(made)
 
     def wait_for_stream(self, stream: int) -> None:
         self._ask("cudaStreamSynchronize", stream)
 
     def flush(self, stream: int, nbytes: int) -> None:
         if self._buffer_bytes < nbytes:
-            error, self._buffer = self._cuda.cudaMalloc(nbytes)
-            if int(error) != 0:
-                raise _no_room("the CUDA device", nbytes)
+            self._free()
+            self._buffer = self._room(nbytes, "flush its cache")
             self._buffer_bytes = nbytes
         self._ask("cudaMemsetAsync", self._buffer, 0, nbytes, stream)
 
+    def _room(self, nbytes: int, purpose: str) -> Any:
+        error, made = self._cuda.cudaMalloc(nbytes)
+        if int(error) != 0:
+            raise _no_room("the CUDA device", nbytes, purpose)
+        return made
 
-def _no_room(device: str, nbytes: int) -> TargetUnavailableError:
+    def _free(self) -> None:
+        buffer, self._buffer, self._buffer_bytes = self._buffer, None, 0
+        if buffer is not None:
+            self._ask("cudaFree", buffer)
+
+    def hold(self, stream: int, copies: int) -> None:
+        if self._copied is None:
+            nbytes = hold_bytes(self.cache_bytes())
+            pinned = self._ask("cudaMallocHost", nbytes)
+            self._copied = self._room(nbytes, "hold its queue"), pinned, nbytes
+        buffer, pinned, nbytes = self._copied
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        for _ in range(copies):
+            self._ask("cudaMemcpyAsync", pinned, buffer, nbytes, kind, stream)
+
+    def close(self) -> None:
+        self._free()
+        if self._copied is not None:
+            buffer, pinned, _ = self._copied
+            self._copied = None
+            self._ask("cudaFree", buffer)
+            self._ask("cudaFreeHost", pinned)
+        pair, self._pair = self._pair or (), None
+        for event in pair:
+            self._ask("cudaEventDestroy", event)
+        made, self._made = self._made, []
+        for stream in made:
+            self._ask("cudaStreamDestroy", stream)
+
+
+def _no_room(device: str, nbytes: int, purpose: str) -> TargetUnavailableError:
     return TargetUnavailableError(
-        f"{OUT_OF_DEVICE_MEMORY}: {device} has no {nbytes >> 20} MiB left to flush its cache with",
+        f"{OUT_OF_DEVICE_MEMORY}: {device} has no {nbytes / (1 << 20):.3g} MiB left to {purpose} with",
         "use a smaller batch, or free the device",
     )
 

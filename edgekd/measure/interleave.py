@@ -43,6 +43,7 @@ class _Race:
     rng: random.Random
     together: bool
     pids: set[int] = field(default_factory=set)
+    replays: int | None = None
 
     def restart(self, index: int) -> Restart:
         """Run one restart.
@@ -64,6 +65,8 @@ class _Race:
                 for arm in order:
                     warmup[arm.name] = warm_up(open_children[arm.name], self.protocol)
                 self._equal_replays(open_children, warmup)
+            elif self.replays is None:
+                self.replays = self._most_replays(index)
             replies: dict[str, list[bytes]] = {a.name: [] for a in self.arms}
             before = ledger.snapshot(cpus)
             watch.begin(self.pids)
@@ -84,8 +87,11 @@ class _Race:
                 children[name].update(child.request(_USE, {})[0])
                 children[name]["grown_bytes"] = _growth(warmup[name], children[name])
         entries = ledger.with_switches(ledger.ledger_between(before, after), children)
+        columns = sorted_blocks(blocks)
+        if columns.get("cold_blocks"):
+            entries = ledger.by_device_events(entries)
         return Restart(
-            **sorted_blocks(blocks),
+            **columns,
             order=tuple(a.name for a in order),
             cpus=cpus,
             warmup=warmup,
@@ -103,6 +109,21 @@ class _Race:
             if replays != most:
                 args = {"replays": most, "min_block_calls": self.protocol.min_block_calls}
                 warmup[name].update(open_children[name].request(_REPLAYS, args)[0])
+
+    def _most_replays(self, index: int) -> int:
+        """The number of calls per pair for arms that are never open together: each is asked once, before any is timed.
+
+        It stays for the whole race, so that blocks of one restart are all means over as many calls.
+        """
+        if self.setting.target.device != "cuda":
+            return 1
+        found = [1]
+        for arm in self.arms:
+            with ExitStack() as stack:
+                child, _ = open_arm(arm, self.setting, index, stack)
+                self.pids.add(child.pid)
+                found.append(warm_up(child, self.protocol).get("device", {}).get("replays", 1))
+        return max(found)
 
     def _open_all(
         self,
@@ -143,6 +164,10 @@ class _Race:
             child, opened = open_arm(arm, self.setting, index, stack)
             self.pids.add(child.pid)
             warmup[arm.name] = warm_up(child, self.protocol)
+            own = warmup[arm.name].get("device", {}).get("replays")
+            if own is not None and own != self.replays:
+                args = {"replays": self.replays, "min_block_calls": self.protocol.min_block_calls}
+                warmup[arm.name].update(child.request(_REPLAYS, args)[0])
             blocks[arm.name].append(_columns(child.read(child.exchange(_BLOCK))))
             children[arm.name] = {**opened, **child.request(_USE, {})[0]}
 
@@ -163,8 +188,12 @@ def _clock(restarts: Sequence[Restart]) -> dict[str, Any]:
     made = restarts[-1].children if restarts else {}
     if all(child.get("clock", "wall") == "wall" and not child.get("no_events") for child in made.values()):
         return {}
-    reason = wall_clock_reason(made)
-    return {"clock": "wall" if reason else made[BASELINE]["clock"], "clock_reason": reason or None}
+    if reason := wall_clock_reason(made):
+        return {"clock": "wall", "clock_reason": reason}
+    bound = {
+        name for r in restarts for name, child in r.children.items() if child["on_device"].get("host_bound")
+    }
+    return {"clock": made[BASELINE]["clock"], "clock_reason": None, "host_bound": sorted(bound)}
 
 
 def measure(

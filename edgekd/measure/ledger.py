@@ -186,17 +186,26 @@ def with_gpu(entries: Mapping[str, Any], on_gpu: Mapping[str, Any] | None) -> di
     return {**entries, "gpu": dict(on_gpu), "absent": [*entries["absent"], *silent]}
 
 
+def by_device_events(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a restart whose blocks are times of a device, which the processor's clock has no part in."""
+    return {**entries, "timed_by": "device events"}
+
+
 def redraw_reason(entries: Mapping[str, Any]) -> str:
-    """Why a restart does not count; empty when it does. Sees the ledger only, never a timing."""
+    """Why a restart does not count; empty when it does. Sees the ledger only, never a timing.
+
+    The processor's clock and its cgroup's quota are no reason where the blocks are by device events.
+    """
     steal, move = entries.get("steal"), entries.get("clock_move")
+    on_processor = entries.get("timed_by") != "device events"
     if steal is not None and steal > MAX_STEAL:
         return f"steal {steal:.1%} of CPU time (limit {MAX_STEAL:.0%})"
     suspended = entries.get("suspended_s")
     if suspended is not None and suspended > MAX_SUSPENDED_S:
         return f"the machine stood still for {suspended:.2f} s"
-    if entries.get("throttled_us"):
+    if on_processor and entries.get("throttled_us"):
         return f"cgroup throttled for {entries['throttled_us'] / 1000:.0f} ms"
-    if move is not None and move > MAX_CLOCK_MOVE:
+    if on_processor and move is not None and move > MAX_CLOCK_MOVE:
         return f"clock moved {move:.1%} (limit {MAX_CLOCK_MOVE:.0%})"
     throttled = (entries.get("gpu") or {}).get("throttled")
     if throttled:

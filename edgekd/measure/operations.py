@@ -219,7 +219,7 @@ def warm_up(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) ->
 def run_block(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:
     """One timed block; the reply's arrays are int64 (calls,) nanoseconds, and its ``columns`` say of what.
 
-    ``wall``, and ``cpu`` where calls are long enough; on a device that has events ``device``, ``cold`` and ``wall``.
+    ``wall``, and ``cpu`` where calls are long enough; on a device that has events ``device``, ``enqueue``, ``cold`` and ``wall``.
     """
     timing: DeviceTiming | None = state.get("device")
     if timing is not None:
@@ -264,7 +264,9 @@ def report_use(state: dict[str, Any], args: dict[str, Any], arrays: list[Array])
         absent = ("peak_memory_bytes", "cpu_s", "involuntary_switches", "threads", "resident_bytes")
         return dict.fromkeys(absent), []
     use = resource.getrusage(resource.RUSAGE_SELF)
+    timing: DeviceTiming | None = state.get("device")
     return {
+        **({"on_device": timing.use()} if timing is not None else {}),
         "peak_memory_bytes": peak_memory_bytes(),
         "cpu_s": use.ru_utime + use.ru_stime,
         "involuntary_switches": use.ru_nivcsw,

@@ -59,7 +59,10 @@ def place_artifact(
             f"{setting.target} cannot open {label} (format {artifact.format})", "export it for that runtime"
         )
     used = dict(artifact.settings if settings is None else settings)
-    limits = Limits(timeout_s=setting.timeout_s, memory_bytes=setting.memory_bytes, threads=setting.threads)
+    limits = Limits.on(
+        setting.target.device, timeout_s=setting.timeout_s, memory_bytes=setting.memory_bytes,
+        threads=setting.threads,
+    )  # fmt: skip
     with ChildProcess(f"placing {label} on {setting.target}", limits, setting.search) as child:
         reply, _ = child.request(
             "edgekd.measure.placing:place_ops",

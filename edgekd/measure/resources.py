@@ -19,7 +19,7 @@ from edgekd.child import ChildProcess, Limits
 from edgekd.data.example import Array
 from edgekd.errors import DataError, EdgeKDError
 from edgekd.evidence.measurement import TWIN
-from edgekd.measure.arm import Arm, Setting, address_space, cpus_for
+from edgekd.measure.arm import Arm, Setting, cpus_for
 from edgekd.measure.energy import measure_energy
 from edgekd.measure.meters import Meter
 from edgekd.measure.nvml import find_gpu
@@ -146,8 +146,8 @@ class _Look:
         return self.arm.threads or self.setting.threads
 
     def _child(self) -> ChildProcess:
-        limits = Limits(
-            timeout_s=self.setting.timeout_s, memory_bytes=address_space(self.setting),
+        limits = Limits.on(
+            self.setting.target.device, timeout_s=self.setting.timeout_s, memory_bytes=self.setting.memory_bytes,
             cpus=cpus_for(0, self.threads), threads=self.threads,
         )  # fmt: skip
         return ChildProcess(

@@ -11,13 +11,20 @@ from typing import Any
 from edgekd.artifact import Artifact, load_artifact
 from edgekd.data.example import Array
 from edgekd.errors import DataError, UsageError
+from edgekd.files import sha256_file
 from edgekd.model import Model
 from edgekd.pipeline.routes import exporter_for, find_route, starts_with_onnx
 from edgekd.prepare import prepare_key
 from edgekd.quantize import QuantConfig
 from edgekd.spec import stack_feeds
 from edgekd.stages import StageStore, tool_versions
-from edgekd.target import ConvertingExporter, MachineBoundExporter, ModelQuantizer, QuantizedAtSource
+from edgekd.target import (
+    ConvertingExporter,
+    Exporter,
+    MachineBoundExporter,
+    ModelQuantizer,
+    QuantizedAtSource,
+)
 from edgekd.tasks import ModelIO, TaskSpec, build_task
 
 #: Packages whose versions decide what an export or a quantization makes.
@@ -26,10 +33,47 @@ _TOOLS = (
     "transformers", "openvino", "nncf", "executorch", "torchao", "ai-edge-litert", "ai-edge-quantizer", "tensorrt",
     "pillow",
 )  # fmt: skip
-#: Options that only the step which writes ONNX understands.
-_OF_ONNX = ("opset", "optimize")
 #: Options that every step is given.
 _OF_ALL = ("shapes", "atol", "rtol")
+_ONNX = "onnx"
+
+
+def _key(exporter: Exporter, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an exporter, its options and this machine decides what it writes; files that options name by content."""
+    named = [n for n in getattr(exporter, "FILE_OPTIONS", ()) if options.get(n)]
+    return {
+        "format": exporter.format,
+        "options": dict(options),
+        "option_files": {
+            n: sha256_file(Path(str(options[n]))) for n in named if Path(str(options[n])).is_file()
+        },
+        "machine": dict(exporter.machine_key()) if isinstance(exporter, MachineBoundExporter) else None,
+        "tools": tool_versions(*_TOOLS),
+    }
+
+
+def _source_key(artifact: Artifact) -> dict[str, Any]:
+    """What a conversion or a quantization takes from an artifact: its bytes, and all that is carried over."""
+    return {
+        "artifact": artifact.digest,
+        "prepare": prepare_key(artifact.prepare),
+        "carried": {
+            "output": dict(artifact.output),
+            "dtype": artifact.dtype,
+            "settings": dict(artifact.settings),
+            "inputs": [s.to_json() for s in artifact.inputs],
+            "outputs": [s.to_json() for s in artifact.outputs],
+        },
+    }
+
+
+def _model_key(model: Model) -> dict[str, Any]:
+    return {
+        "model": model.as_artifact().digest,
+        "factory": model.lineage.get("factory", model.factory),
+        "prepare": prepare_key(model.prepare),
+        "output": dict(model.output),
+    }
 
 
 def export_model(
@@ -42,17 +86,10 @@ def export_model(
     """
     exporter = exporter_for(format_name)
     if starts_with_onnx(exporter):
-        first, last = _split(options)
-        made = export_model(model, "onnx", first, store, f"{label} (onnx)")
+        first, last = _split(options, exporter)
+        made = export_model(model, _ONNX, first, store, f"{label} (onnx)")
         return _convert(made, format_name, last, store, label)
-    key = {
-        "model": model.as_artifact().digest,
-        "factory": model.lineage.get("factory", model.factory),
-        "prepare": prepare_key(model.prepare),
-        "format": format_name,
-        "options": dict(options),
-        "tools": tool_versions(*_TOOLS),
-    }
+    key = {**_model_key(model), **_key(exporter, options)}
 
     def build(out: Path, resume: Path) -> None:
         exporter.export(model, out, options).save()
@@ -73,20 +110,26 @@ def export_to(
     if isinstance(source, Model):
         return export_model(source, format_name, options, store, label)
     steps = find_route(source.format, format_name)
-    asked = {k: v for k, v in options.items() if v and k not in _OF_ALL}
-    if not steps and asked:
+    first, last = _split(options, exporter_for(format_name))
+    if not steps and any(k not in _OF_ALL for k in options):
         steps = (format_name,)
-    for number, step in enumerate(steps):
-        first, last = _split(options)
-        chosen = options if len(steps) == 1 else last if number == len(steps) - 1 else first
+    elif source.format == _ONNX and format_name != _ONNX and any(k not in _OF_ALL for k in first):
+        steps = (_ONNX, *steps)  # the graph is changed before it becomes something else
+    for step in steps:
+        chosen = options if steps == (format_name,) else last if step == format_name else first
         source = _convert(source, step, chosen, store, label)
     return source
 
 
-def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the step to ONNX is given, and what the one after it is."""
-    first = {k: v for k, v in options.items() if k in (*_OF_ONNX, *_OF_ALL)}
-    return first, {k: v for k, v in options.items() if k not in _OF_ONNX}
+def _split(options: Mapping[str, Any], last: Exporter) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the step to ONNX is given, and what the exporter after it is: its own options, and those of every step."""
+    own = getattr(last, "OPTIONS", {})
+    onnx = {"opset", *getattr(exporter_for(_ONNX), "OPTIONS", {})}
+    if "dtype" not in getattr(last, "COMMON", ("dtype",)):
+        onnx.add("dtype")
+    before = {k for k in options if k in onnx and k not in own} if last.format != _ONNX else set()
+    first = {k: v for k, v in options.items() if k in before or k in _OF_ALL}
+    return first, {k: v for k, v in options.items() if k not in before}
 
 
 def _convert(
@@ -98,14 +141,7 @@ def _convert(
             f"{label}: the {format_name} exporter makes nothing of a file in format {artifact.format}",
             "give the torch model",
         )
-    key = {
-        "artifact": artifact.digest,
-        "prepare": prepare_key(artifact.prepare),
-        "format": format_name,
-        "options": dict(options),
-        "machine": dict(exporter.machine_key()) if isinstance(exporter, MachineBoundExporter) else None,
-        "tools": tool_versions(*_TOOLS),
-    }
+    key = {**_source_key(artifact), **_key(exporter, options)}
 
     def build(out: Path, resume: Path) -> None:
         exporter.convert(artifact, out, options).save()
@@ -173,8 +209,7 @@ def quantize_artifact(
         feeds = calibration_feeds(task, artifact, config.examples, rename or {})
         exporter.quantize(artifact, config, feeds, out).save()
 
-    key = {"artifact": artifact.digest, "prepare": prepare_key(artifact.prepare)}
-    key |= _calibration_key(config, task, rename)
+    key = {**_source_key(artifact), **_key(exporter, {}), **_calibration_key(config, task, rename)}
     return load_artifact(store.run("quantize", label, key, build).folder, check=False)
 
 
@@ -198,7 +233,7 @@ def quantize_to(
     config.check()
     exporter = exporter_for(format_name)
     if isinstance(exporter, QuantizedAtSource):
-        first, last = _split(options)
+        first, last = _split(options, exporter)
         base = export_to(source, exporter.quantized_source, first, store, f"{label} (float)")
         own = replace(config, variant=exporter.quantized_variant)
         made = quantize_artifact(base, own, task, store, f"{label} ({exporter.quantized_source})", rename)
@@ -232,13 +267,8 @@ def _quantize_model(
         exporter.quantize_model(source, config, feeds, out, options).save()
 
     key = {
-        "model": described.digest,
-        "factory": source.lineage.get("factory", source.factory),
-        "prepare": prepare_key(source.prepare),
-        "format": format_name,
-        "options": dict(options),
-        **_calibration_key(config, task, rename),
-    }
+        **_model_key(source), **_key(exporter_for(format_name), options), **_calibration_key(config, task, rename),
+    }  # fmt: skip
     return load_artifact(store.run("quantize", label, key, build).folder, check=False)
 
 
@@ -247,5 +277,4 @@ def _calibration_key(config: QuantConfig, task: TaskSpec, rename: Mapping[str, s
         "config": config.to_json(),
         "data": task.split_digest(calibration_split(task)),
         "rename": dict(rename or {}),
-        "tools": tool_versions(*_TOOLS),
     }

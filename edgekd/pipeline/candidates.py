@@ -328,9 +328,12 @@ def collect_test(job: Job, student: tuple[str, Artifact]) -> Evidence:
         limits = replace(limits, absolute=None)
     if limits.absolute is not None:
         with job.kept(failures, "alone"):
-            made = job.measure_against(student, [], {label: limits}, "test", role="student")
+            asked = {name: limits for name, _ in raced}
+            made = job.measure_against(student, builds, asked, "test", role="student")
             alone = LatencyEvidence(
-                measurement=job.folder.add_measurement(f"{label} alone", made), arm=BASELINE
+                measurement=job.folder.add_measurement(f"{label} alone", made),
+                arm=BASELINE,
+                builds=(CANDIDATE, *others[: len(builds) - 1]) if builds else (),
             )
     placement = _placed(job, label, artifact, failures)
     return Evidence(

@@ -14,6 +14,7 @@ from edgekd.evidence.run import AbsentTarget
 from edgekd.measure import ledger
 from edgekd.measure.meters import GROUP as METERS
 from edgekd.pipeline.doctor_gpu import gpu_rows
+from edgekd.pipeline.doctor_session import needs_session, try_session
 from edgekd.pipeline.targets import resolve_target
 from edgekd.plugins import list_plugins, load_plugin
 from edgekd.stages import default_cache_root
@@ -131,7 +132,7 @@ def _links() -> list[Finding]:
 
 
 def examine_target(text: str) -> Finding:
-    """Whether a target can be used, by asking its runtime.
+    """Whether a target can be used: by asking its runtime and, off the CPU, by a session in a child.
 
     Raises:
         UsageError: unknown.
@@ -142,7 +143,14 @@ def examine_target(text: str) -> Finding:
         # A pair that no machine could have is nothing to mend.
         never = "does not run on device" in evidence
         return Finding(name=text, state="not applicable" if never else "missing", evidence=evidence, fix=fix)
-    return Finding(name=text, state="ok", evidence=f"opens {', '.join(found.runtime_paths)}")
+    opens = f"opens {', '.join(found.runtime_paths)}"
+    if not needs_session(found):
+        return Finding(name=text, state="ok", evidence=opens)
+    try:
+        tried = try_session(found)
+    except EdgeKDError as e:
+        return Finding(name=text, state="broken", evidence=e.what, fix=e.fix)
+    return Finding(name=text, state="ok", evidence=f"{opens}; {tried}")
 
 
 def _meters() -> list[Finding]:

@@ -20,6 +20,7 @@ from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.folder import RunFolder, check_out
 from edgekd.pipeline.opening import check_inputs, is_missing, runnable
 from edgekd.pipeline.run import finish, judge_target, utc_now
+from edgekd.pipeline.sizes import measured_sizes
 from edgekd.pipeline.targets import resolve_target
 from edgekd.pipeline.thumbnails import add_thumbnails
 from edgekd.policy import GatesBlock, check_margins, check_scenario
@@ -150,9 +151,10 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
         if isinstance(target, AbsentTarget):
             absent = (target,)
         else:
-            student = runnable(request.student, "student", request.weights, target, store, request.prepare)
+            sizes = measured_sizes(request.shapes, request.measure.batch, request.measure.as_scenario)
+            student = runnable(request.student, "student", request.weights, target, store, request.prepare, sizes)
             teacher = (
-                runnable(request.teacher, "teacher", request.weights, target, store, request.prepare)
+                runnable(request.teacher, "teacher", request.weights, target, store, request.prepare, sizes)
                 if request.teacher
                 else None
             )
@@ -162,11 +164,11 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
                     state = "first-run"
                 else:
                     baseline = runnable(
-                        request.baseline, "baseline", request.weights, target, store, request.prepare
+                        request.baseline, "baseline", request.weights, target, store, request.prepare, sizes
                     )
                     state = "present"
             others = {
-                name: runnable(value, name, request.weights, target, store, request.prepare)
+                name: runnable(value, name, request.weights, target, store, request.prepare, sizes)
                 for name, value in (("float32", request.float32), ("naive", request.naive))
                 if value
             }

@@ -13,6 +13,7 @@ from edgekd.model import Model
 from edgekd.models import open_reference
 from edgekd.pipeline.artifacts import export_model, export_to
 from edgekd.pipeline.routes import find_route
+from edgekd.pipeline.sizes import Sizes, export_options
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.stages import StageStore
 
@@ -24,11 +25,13 @@ def runnable(
     target: ResolvedTarget,
     store: StageStore,
     prepare: Mapping[str, Mapping[str, Any]] | None = None,
+    sizes: Sizes | None = None,
 ) -> Artifact:
     """A reference as an artifact that the target opens; torch models are exported where it cannot open them.
 
     Args:
         prepare: role -> how examples become its feeds, in place of what the model's own documents say.
+        sizes: what an export is made with: the shapes and the batch that were asked for.
 
     Raises:
         ModelError: missing or damaged; UsageError: no way to that runtime's format.
@@ -39,14 +42,16 @@ def runnable(
     if isinstance(opened, Model):
         if "torch" in target.runtime_paths:
             return opened.as_artifact()
-        return export_model(opened, next(iter(target.runtime_paths)), {}, store, f"export {role}")
+        format_name = next(iter(target.runtime_paths))
+        options = export_options(opened, format_name, sizes or Sizes())
+        return export_model(opened, format_name, options, store, f"export {role}")
     if opened.format not in target.runtime_paths:
-        return _converted(opened, reference, role, target, store)
+        return _converted(opened, reference, role, target, store, sizes or Sizes())
     return opened
 
 
 def _converted(
-    artifact: Artifact, reference: str, role: str, target: ResolvedTarget, store: StageStore
+    artifact: Artifact, reference: str, role: str, target: ResolvedTarget, store: StageStore, sizes: Sizes
 ) -> Artifact:
     """A file in the first format that the target opens and that can be made of it."""
     for format_name in target.runtime_paths:
@@ -54,7 +59,8 @@ def _converted(
             find_route(artifact.format, format_name)
         except UsageError:
             continue
-        return export_to(artifact, format_name, {}, store, f"convert {role}")
+        options = export_options(artifact, format_name, sizes)
+        return export_to(artifact, format_name, options, store, f"convert {role}")
     raise UsageError(
         f"{target.target} opens {', '.join(target.runtime_paths)}, the {role} {reference} is {artifact.format}",
         "export the torch model for that runtime, or choose another --target",

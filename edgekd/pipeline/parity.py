@@ -18,6 +18,7 @@ from edgekd.errors import DataError
 from edgekd.lazy import require
 from edgekd.model import load_model
 from edgekd.pipeline.opening import check_inputs, runnable
+from edgekd.pipeline.sizes import Sizes
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.plugins import load_path
 from edgekd.spec import draw_feeds, stack_feeds
@@ -117,9 +118,10 @@ def compare_models(
     Raises:
         DataError: other numbers or shapes of outputs, or NaN; ModelError: one does not run.
     """
-    first = runnable(a, "teacher", weights, target, store)
+    sizes = Sizes(shapes=shapes)
+    first = runnable(a, "teacher", weights, target, store, sizes=sizes)
     where_b = target_b or target
-    second = runnable(b, "student", weights, where_b, store)
+    second = runnable(b, "student", weights, where_b, store, sizes=sizes)
     check_inputs({"teacher": first, "student": second}, shapes=shapes, rename=rename)
     if len(first.inputs) != len(second.inputs) and not data:
         raise DataError(
@@ -202,10 +204,9 @@ def _inside(
 
 
 def _pairs(left: list[str], right: list[str], a: str, b: str) -> list[tuple[str, str]]:
-    shared = [n for n in left if n in right]
-    if shared:
-        return [(n, n) for n in shared]
-    if len(left) != len(right):
+    if set(left) == set(right):
+        return [(n, n) for n in left]
+    if len(left) != len(right) or set(left) & set(right):
         raise DataError(
             f"{a} has {len(left)} outputs ({', '.join(left)}), {b} has {len(right)} ({', '.join(right)})",
             "compare models with the same outputs",

@@ -27,6 +27,7 @@ from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.folder import RunFolder, check_out
 from edgekd.pipeline.opening import check_inputs, is_missing
 from edgekd.pipeline.routes import exporter_for
+from edgekd.pipeline.sizes import export_options, measured_sizes
 from edgekd.pipeline.targets import ResolvedTarget, resolve_target, torch_target
 from edgekd.pipeline.thumbnails import add_thumbnails
 from edgekd.pipeline.training import Made, TrainProgress, make_models, task_spec
@@ -34,7 +35,6 @@ from edgekd.quantize import QuantConfig
 from edgekd.recipe import Recipe, TargetBlock, shapes_of
 from edgekd.report import render
 from edgekd.stages import StageStore
-from edgekd.target import FixedSizeExporter
 from edgekd.tasks import TaskSpec, parse_output
 
 
@@ -50,17 +50,9 @@ def float_artifact(
 
 
 def _options(model: Model | Artifact, format_name: str, recipe: Recipe) -> dict[str, Any]:
-    """The recipe's sizes of this model's inputs; one size each, at the measured batch, where the format fixes them."""
-    given = shapes_of(recipe.shapes)
-    shapes = {spec.name: given[spec.name] for spec in model.inputs if spec.name in given}
-    exporter = exporter_for(format_name)
-    if isinstance(exporter, FixedSizeExporter) and exporter.fixed_sizes:
-        batch = recipe.measure.batch
-        for spec in model.inputs:
-            if spec.name in shapes:
-                usual = shapes[spec.name][1]
-                shapes[spec.name] = ((batch, *usual[1:]) if spec.dynamic_batch else usual,) * 3
-    return {"shapes": shapes} if shapes else {}
+    measure = recipe.measure
+    sizes = measured_sizes(shapes_of(recipe.shapes), measure.batch, measure.as_scenario)
+    return export_options(model, format_name, sizes)
 
 
 def make_candidates(

@@ -11,8 +11,11 @@ from edgekd.artifact import Artifact
 from edgekd.child.sessions import open_session
 from edgekd.data.example import Array
 from edgekd.errors import TargetUnavailableError, UsageError
+from edgekd.parity import Shapes
 from edgekd.pipeline.collect import Feeds
+from edgekd.pipeline.execution import PLAIN_BATCH
 from edgekd.pipeline.opening import check_inputs, runnable
+from edgekd.pipeline.sizes import Sizes
 from edgekd.pipeline.targets import present_target
 from edgekd.spec import TensorSpec, parse_shapes
 from edgekd.stages import StageStore
@@ -57,8 +60,7 @@ class OpenModel:
             UsageError: a dimension that nothing fixes, or a shape for an input that the model does not have;
             DataError: a batch that the model does not take; ModelError: an element type that cannot be drawn.
         """
-        sizes = {n: s if isinstance(s, str) else "x".join(map(str, s)) for n, s in (shape or {}).items()}
-        shapes = parse_shapes([f"{name}={size}" for name, size in sizes.items()])
+        shapes = _shapes(shape)
         check_inputs({"model": self.artifact}, shapes=shapes, rename={})
         return Feeds(shapes=shapes, seed=seed).of(self.artifact, "student", batch)
 
@@ -83,6 +85,11 @@ class OpenModel:
         self.session.close()
 
 
+def _shapes(shape: Mapping[str, str | Sequence[int]] | None) -> Shapes:
+    sizes = {n: s if isinstance(s, str) else "x".join(map(str, s)) for n, s in (shape or {}).items()}
+    return parse_shapes([f"{name}={size}" for name, size in sizes.items()])
+
+
 def open_model(
     reference: str,
     *,
@@ -90,6 +97,8 @@ def open_model(
     threads: int = 1,
     weights: Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    shape: Mapping[str, str | Sequence[int]] | None = None,
+    batch: int = 1,
     store: StageStore,
 ) -> OpenModel:
     """Open a model on a target and read back where it runs.
@@ -98,6 +107,8 @@ def open_model(
         reference: as :func:`edgekd.models.open_reference` takes it.
         weights: safetensors of a ``zoo:`` or ``python:`` reference.
         settings: of the runtime (``graph_level``, ``arena``); None takes those that the artifact brings.
+        shape, batch: what an export is made with, where the target cannot open the model itself; as
+            :meth:`OpenModel.draw_feeds` takes them.
 
     Raises:
         ModelError: missing or damaged; UsageError: no such target, or more threads than CPUs;
@@ -110,7 +121,10 @@ def open_model(
             f"measure there: edgekd bench {reference} --target {target}",
         )
     found = present_target(target)
-    artifact = runnable(reference, "model", {"model": weights} if weights else {}, found, store)
+    shapes = _shapes(shape)
+    sizes = Sizes(shapes=shapes, batch=batch, most=max(PLAIN_BATCH, batch))
+    artifact = runnable(reference, "model", {"model": weights} if weights else {}, found, store, sizes=sizes)
+    check_inputs({"model": artifact}, shapes=shapes, rename={})
     session, _ = open_session(
         {
             "runtime": found.runtime_paths[artifact.format],

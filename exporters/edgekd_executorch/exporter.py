@@ -20,12 +20,9 @@ from edgekd.target import SessionOptions
 from edgekd_executorch import settings
 from edgekd_executorch.library import EXTRA, WRITING, quiet
 from edgekd_executorch.lowering import Lowered, export_program, lower, table, wrap
-from edgekd_executorch.program import ENTRY, read_program
+from edgekd_executorch.program import ENTRY, ETRECORD, read_program
 from edgekd_executorch.settings import ExportOptions, read_options
 from edgekd_executorch.sizes import Sizes, plan_sizes
-
-#: For ExecuTorch's Inspector; it holds source paths of this machine and is no part of the artifact.
-ETRECORD = "model.etrecord"
 
 
 class ExecuTorchExporter:
@@ -200,6 +197,7 @@ def artifact(
     model: Model, out: Path, lowered: Lowered, sizes: Sizes, asked: ExportOptions, lineage: Mapping[str, Any]
 ) -> Artifact:
     """The artifact of what :func:`write_program` wrote."""
+    record = {} if lowered.etrecord is None else {"companions": [_companion(out, ETRECORD)]}
     made = Artifact(
         folder=out,
         entry=ENTRY,
@@ -215,10 +213,15 @@ def artifact(
             "backend": asked.backend,
             "limits": _limits(sizes.limits),
             "placement": table(lowered.placement),
+            **record,
             **lineage,
         },
     )
     return replace(made, prepare=dict(model.prepare))
+
+
+def _companion(out: Path, name: str) -> dict[str, str]:
+    return {"path": name, "sha256": record_file(out, name).sha256}
 
 
 def _limits(limits: Mapping[str, tuple[int, int]]) -> dict[str, list[int]]:

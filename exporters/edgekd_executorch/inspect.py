@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.artifact import Artifact
+from edgekd.artifact import Artifact, record_file
 from edgekd.data.example import Array
 from edgekd.deviation import TensorDifference
 from edgekd.errors import ModelError, UsageError
 from edgekd.model import Model
-from edgekd_executorch.exporter import ETRECORD
-from edgekd_executorch.library import RUNNING, load, quiet
+from edgekd_executorch.library import RUNNING, load, quiet, version
 from edgekd_executorch.lowering import BACKEND_IDS, export_program, lower, wrap
-from edgekd_executorch.program import ENTRY, read_program
+from edgekd_executorch.program import ENTRY, ETRECORD, read_program
 from edgekd_executorch.runtime import PORTABLE, load_method
 from edgekd_executorch.sizes import plan_sizes
 
@@ -93,10 +94,37 @@ def layer_errors(model: Model, artifact: Artifact, feeds: Mapping[str, Array]) -
             f"{artifact.path} is int8 and has no {ETRECORD} beside it",
             "quantize it again with --option devtools=yes",
         )
-    records = load("executorch.devtools.etrecord", RUNNING)
-    with tempfile.TemporaryDirectory() as name, quiet():
-        record = records.parse_etrecord(str(found))
+    record = _read_record(artifact, found)
+    with tempfile.TemporaryDirectory() as name:
         return list(_compare(artifact.path, record, ordered, Path(name)))
+
+
+def _read_record(artifact: Artifact, path: Path) -> Any:
+    """The program's own record: read by unpickling, so only where it is the file that was written.
+
+    Raises:
+        ModelError: it is not that file, or cannot be read.
+    """
+    companions = {c["path"]: c["sha256"] for c in artifact.lineage.get("companions", ())}
+    found = record_file(path.parent, path.name).sha256
+    if companions.get(path.name) != found:
+        recorded = f"sha256 {companions[path.name][:12]}…" if path.name in companions else "none"
+        raise ModelError(
+            f"{path} has sha256 {found[:12]}…, {artifact.path.name} was made with {recorded}",
+            "quantize it again with --option devtools=yes",
+        )
+    records = load("executorch.devtools.etrecord", RUNNING)
+    try:
+        with quiet() as log:
+            return records.parse_etrecord(str(path))
+    except (
+        RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, EOFError, ImportError, OSError,
+        pickle.UnpicklingError, zipfile.BadZipFile,
+    ) as e:  # fmt: skip
+        raise ModelError(
+            f"executorch {version()} cannot read {path} ({log.reason(e)})",
+            "it was made with another version: quantize it again with --option devtools=yes",
+        ) from e
 
 
 def _apart(model: Model, artifact: Artifact, feeds: Mapping[str, Array], folder: Path) -> tuple[Path, Any]:

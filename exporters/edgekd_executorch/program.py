@@ -22,6 +22,8 @@ from edgekd_executorch.library import RUNNING, load
 from edgekd_onnx.writing import one_line
 
 ENTRY = "model.pte"
+#: For ExecuTorch's Inspector; it holds source paths of this machine and is no part of the artifact.
+ETRECORD = "model.etrecord"
 #: The one method of a program that is run.
 FORWARD = "forward"
 _DAMAGED = "the file is damaged or not an ExecuTorch program: export or copy it again"

@@ -90,7 +90,7 @@ def _check(config: QuantConfig) -> None:
     config.check()
     if config.variant != "cpu":
         raise UsageError(
-            f"variant '{config.variant}' was asked for, XNNPACK has one way to quantize", "use variant cpu"
+            f"variant '{config.variant}' was asked for, XNNPACK has one way to quantize", "leave --for out"
         )
     if config.calibration != "minmax":
         raise UsageError(

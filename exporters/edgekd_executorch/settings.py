@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekd.errors import UsageError
 from edgekd.parity import PARITY_ATOL, PARITY_RTOL, Shapes
+from edgekd.tolerance import read_tolerances
 from edgekd_executorch.lowering import BACKENDS
 from edgekd_executorch.sizes import DEFAULT_MAX_BATCH
 
@@ -25,11 +26,11 @@ _OTHER_BACKENDS = (
     "aoti", "arm", "cadence", "coreml", "cuda", "ethos-u", "mediatek", "metal", "mlx", "mps", "nxp", "openvino", "qnn",
     "samsung", "vulkan",
 )  # fmt: skip
-_DTYPES = ("float32", "float16")
 OBSERVERS = ("minmax", "histogram")
 
-#: float16 has 11 significant bits (IEEE 754); sums of them in another order agree to about three digits.
-_HALF_TOLERANCE = 2e-2
+#: (atol, rtol) of parity. float16 has 11 significant bits (IEEE 754); sums of them in another order agree to about
+#: three digits.
+_TOLERANCES = {"float32": (PARITY_ATOL, PARITY_RTOL), "float16": (2e-2, 2e-2)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,30 +66,24 @@ def read_options(options: Mapping[str, Any]) -> ExportOptions:
         known = "is not written by this exporter" if backend in _OTHER_BACKENDS else "is not known"
         raise UsageError(f"backend '{backend}' {known}", f"choose {' or '.join(BACKENDS)}")
     dtype = str(options.get("dtype") or "float32")
-    if dtype not in _DTYPES:
+    if dtype not in _TOLERANCES:
         raise UsageError(
             f"the executorch exporter does not write {dtype}",
-            f"choose {' or '.join(_DTYPES)}; int8 is made by quantizing the torch model",
+            f"choose {' or '.join(_TOLERANCES)}; int8 is made by quantizing the torch model",
         )
     if dtype == "float16" and backend != "xnnpack":
         raise UsageError(f"float16 was asked for on backend {backend}", "float16 is written for xnnpack only")
+    atol, rtol = read_tolerances(options, *_TOLERANCES[dtype])
     return ExportOptions(
         backend=backend,
         dtype=dtype,
         shapes=options.get("shapes") or {},
         max_batch=_max_batch(options.get("max_batch")),
-        atol=_tolerance(options, "atol", PARITY_ATOL, dtype),
-        rtol=_tolerance(options, "rtol", PARITY_RTOL, dtype),
+        atol=atol,
+        rtol=rtol,
         devtools=_yes("devtools", options.get("devtools")),
         observer=_choice("observer", options.get("observer"), OBSERVERS),
     )
-
-
-def _tolerance(options: Mapping[str, Any], name: str, usual: float, dtype: str) -> float:
-    given = options.get(name)
-    if given is not None:
-        return float(given)
-    return usual if dtype == "float32" else _HALF_TOLERANCE
 
 
 def _max_batch(value: Any) -> int | None:

@@ -87,6 +87,24 @@ def converter_packages(*, make: bool = True) -> tuple[Path, ...]:
     return (make_environment(store),)
 
 
+def converter_key() -> dict[str, Any]:
+    """Which litert-torch writes files here, without making one.
+
+    Raises:
+        MissingDependencyError: the interpreter that ``EDGEKD_LITERT_PYTHON`` names has none.
+    """
+    if named := os.environ.get(PYTHON_VARIABLE):
+        packages = [str(p) for p in _packages_of(named)]
+        versions = {d.name: d.version for d in importlib.metadata.distributions(path=packages)}
+        return {
+            "litert-torch": versions.get("litert-torch"),
+            "litert-converter": versions.get("litert-converter"),
+        }
+    if importlib.util.find_spec("litert_torch") is not None:
+        return {"litert-torch": importlib.metadata.version("litert-torch")}
+    return environment_key()
+
+
 def environment_key() -> dict[str, Any]:
     """What decides the contents of the folder: the pinned packages, the Python and the platform."""
     pins = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]

@@ -19,6 +19,7 @@ from edgekd.quantize.config import QuantConfig
 from edgekd.spec import TensorSpec, concrete_shape
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
+from edgekd.tolerance import read_tolerances
 
 ENTRY = "model.tflite"
 _OPTIONS = ("shapes", "feeds", "atol", "rtol", "dtype")
@@ -66,6 +67,16 @@ class LiteRtExporter:
     format = "litert"
     fixed_sizes = True
 
+    def machine_key(self) -> Mapping[str, Any]:
+        """The converter that would be used: another one writes other files.
+
+        Raises:
+            MissingDependencyError: the interpreter that EDGEKD_LITERT_PYTHON names has none.
+        """
+        from edgekd_litert.environment import converter_key
+
+        return converter_key()
+
     def probe(self) -> list[dict[str, str]]:
         """See :class:`edgekd.pipeline.doctor.ProbingPlugin`."""
         from edgekd_litert.environment import converter_packages
@@ -101,7 +112,7 @@ class LiteRtExporter:
 
         _check_options(options)
         sized = fixed_inputs(model.inputs, options.get("shapes") or {})
-        atol, rtol = float(options.get("atol", PARITY_ATOL)), float(options.get("rtol", PARITY_RTOL))
+        atol, rtol = read_tolerances(options, PARITY_ATOL, PARITY_RTOL)
         torch = require("torch", extra="torch", purpose="exporting to LiteRT")
         require("ai_edge_litert", extra="litert", purpose="running LiteRT models")
         threads = SessionOptions(threads=torch.get_num_threads())

@@ -115,10 +115,10 @@ def _check(artifact: Artifact, config: QuantConfig, boundary: str) -> None:
         )
     if config.calibration != "minmax":
         raise UsageError(
-            f"LiteRT is calibrated by minmax, not by {config.calibration}", "use --calibration-method minmax"
+            f"LiteRT is calibrated by minmax, not by {config.calibration}", "use --method minmax"
         )
     if config.variant != "cpu":
-        raise UsageError(f"LiteRT has no quantization variant '{config.variant}'", "use variant cpu")
+        raise UsageError(f"LiteRT has no quantization variant '{config.variant}'", "leave --for out")
     if boundary not in BOUNDARIES:
         raise UsageError(f"boundary {boundary!r} is not known", f"choose {' or '.join(BOUNDARIES)}")
 

@@ -9,6 +9,7 @@ from typing import Any
 from edgekd.data.example import Array
 from edgekd.errors import UsageError
 from edgekd.parity import PARITY_ATOL, PARITY_RTOL, Shapes
+from edgekd.tolerance import read_tolerances
 
 #: The newest opset that ONNX Runtime 1.20 and TensorRT 10.3 read whole, and the one torch's exporter is written for.
 DEFAULT_OPSET = 18
@@ -90,11 +91,10 @@ def read_options(options: Mapping[str, Any], more: Iterable[str] = ()) -> Export
             f"optimize ort-extended makes float32 operators of ONNX Runtime's own, dtype {dtype} was asked for",
             "optimize with onnxslim or ort-basic, or stay in float32",
         )
-    atol, rtol = TOLERANCES[dtype]
+    atol, rtol = read_tolerances(options, *TOLERANCES[dtype])
     return ExportOptions(
         opset=opset, shapes=options.get("shapes") or {}, feeds=options.get("feeds") or (),
-        atol=_tolerance(options, "atol", atol), rtol=_tolerance(options, "rtol", rtol), dtype=dtype,
-        optimize=optimize, io=io,
+        atol=atol, rtol=rtol, dtype=dtype, optimize=optimize, io=io,
         rest={k: str(options[k]) for k in more if options.get(k)},
     )  # fmt: skip
 
@@ -104,13 +104,3 @@ def _one_of(options: Mapping[str, Any], name: str, values: tuple[str, ...]) -> s
     if value not in values:
         raise UsageError(f"{name} {value!r} is not known to the onnx exporter", f"choose {', '.join(values)}")
     return str(value)
-
-
-def _tolerance(options: Mapping[str, Any], name: str, default: float) -> float:
-    try:
-        value = float(options.get(name, default))
-    except (TypeError, ValueError):
-        value = -1.0
-    if not value >= 0:
-        raise UsageError(f"{name} {options[name]!r} is not a number >= 0", f"for example {default:g}")
-    return value

@@ -89,13 +89,18 @@ def canonical(data: bytes) -> bytes:
     resolver = session.KernelTypeStrResolver()
     if resolver is None:
         return data
-    spans = sorted(_spans(data, resolver))
-    start, end = spans[0][0], max(stop for _, stop in spans)
-    root = session._tab.Pos
-    table = root - struct.unpack_from("<i", data, root)[0]
+    root, model = session._tab.Pos, session.Model()._tab.Pos
+    table = _vtable(data, root)
+    # The builder writes from the end: in the file the root comes first, then the resolver, then the model, which can
+    # refer to nothing before it but its own vtable. What lies behind is the model's: the builder writes equal strings
+    # (an argument "y_scale" and a tensor of that name) and equal vtables once.
+    model = min(model, _vtable(data, model))
+    own = [span for span in _spans(data, resolver) if span[0] < model]
+    start, end = min(first for first, _ in own), max(stop for _, stop in own)
     field = root + struct.unpack_from("<H", data, table + _RESOLVER_FIELD)[0]
-    # The builder writes from the end: the root, then the resolver, then the model.
-    if not (table < start and root < start and end <= session.Model()._tab.Pos):
+    if not (table < start and root < start and end <= model) or any(
+        start <= kept < end for kept in _targets(data, root, but=_RESOLVER_FIELD)
+    ):
         raise ModelError("the .ort file of this ONNX Runtime has an unknown layout", "use another version")
     made = bytearray(data)
     made[start:end] = bytes(end - start)
@@ -118,7 +123,7 @@ def _entries(resolver: Any) -> Iterator[tuple[bytes, list[tuple[bytes, list[tupl
 
 
 def _spans(data: bytes, resolver: Any) -> Iterator[tuple[int, int]]:
-    """(start, end) of every table, vector and string of the resolver, and of the vtables between them."""
+    """(start, end) of every table, vector and string of the resolver; its vtables lie between them."""
     yield from _table(data, resolver)
     yield _vector(data, resolver, 0)
     for i in range(resolver.OpKernelTypeStrArgsLength()):
@@ -135,16 +140,27 @@ def _spans(data: bytes, resolver: Any) -> Iterator[tuple[int, int]]:
                 yield from _table(data, kind.Args(a))
 
 
+def _vtable(data: bytes, table: int) -> int:
+    return int(table - struct.unpack_from("<i", data, table)[0])
+
+
+def _targets(data: bytes, table: int, *, but: int) -> Iterator[int]:
+    """Where the fields of a table, all of them offsets, point to; ``but`` is the vtable slot of one to leave out."""
+    vtable = _vtable(data, table)
+    for slot in range(4, struct.unpack_from("<H", data, vtable)[0], 2):
+        place = struct.unpack_from("<H", data, vtable + slot)[0]
+        if place and slot != but:
+            yield table + place + struct.unpack_from("<I", data, table + place)[0]
+
+
 def _table(data: bytes, table: Any) -> Iterator[tuple[int, int]]:
     position = table._tab.Pos
-    vtable = position - struct.unpack_from("<i", data, position)[0]
-    yield position, position + struct.unpack_from("<H", data, vtable + 2)[0]
+    yield position, position + struct.unpack_from("<H", data, _vtable(data, position) + 2)[0]
 
 
 def _target(data: bytes, table: Any, field: int) -> int:
     position = table._tab.Pos
-    vtable = position - struct.unpack_from("<i", data, position)[0]
-    slot = position + struct.unpack_from("<H", data, vtable + 4 + 2 * field)[0]
+    slot = position + struct.unpack_from("<H", data, _vtable(data, position) + 4 + 2 * field)[0]
     return int(slot + struct.unpack_from("<I", data, slot)[0])
 
 

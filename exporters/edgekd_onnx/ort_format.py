@@ -18,6 +18,7 @@ from edgekd.parity import PARITY_ATOL, PARITY_RTOL, check_parity, parity_batches
 from edgekd.quantize.config import QuantConfig
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
+from edgekd.tolerance import read_tolerances
 from edgekd_onnx.finishing import threads_here
 from edgekd_onnx.ort_bytes import Contents, canonical, read_contents
 
@@ -41,6 +42,8 @@ class OrtFormatExporter:
     sources: tuple[str, ...] = ("onnx",)
     quantized_source = "onnx"
     quantized_variant = "cpu"
+    #: The precision is chosen in the ONNX file that this is made of.
+    COMMON = ("shapes", "atol", "rtol")
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "graph_level": "how far the graph is optimised: extended (default), or basic (standard operators only)"
     }
@@ -80,7 +83,7 @@ class OrtFormatExporter:
         level = options.get("graph_level") or "extended"
         if level not in _LEVELS:
             raise UsageError(f"graph_level {level!r} is not known", f"choose {', '.join(_LEVELS)}")
-        atol, rtol = float(options.get("atol", PARITY_ATOL)), float(options.get("rtol", PARITY_RTOL))
+        atol, rtol = read_tolerances(options, PARITY_ATOL, PARITY_RTOL)
         shapes = options.get("shapes") or {}
         data = _save(artifact.path, _LEVELS[level])
         sessions: list[Any] = []
@@ -197,13 +200,20 @@ def _save(path: Path, level: str) -> bytes:
         except ort_errors() as e:
             raise ModelError(
                 f"onnxruntime {ort.__version__} cannot save {path} in ORT format ({reason(e)})",
-                "weights beyond 2 GiB do not fit: keep ONNX",
+                _why_unsaved(path),
             ) from e
     if len(data) > _MAX_BYTES:
         raise ModelError(
             f"{path} makes an .ort file of {len(data)} bytes, the format ends at 2 GiB", "keep ONNX"
         )
     return canonical(data)
+
+
+def _why_unsaved(path: Path) -> str:
+    size = sum(f.stat().st_size for f in path.parent.iterdir() if f.is_file())
+    if size > _MAX_BYTES:
+        return "weights beyond 2 GiB do not fit: keep ONNX"
+    return "check that the ONNX file runs on this ONNX Runtime; keep ONNX where it does"
 
 
 def _dtype(contents: Contents) -> str:

@@ -6,6 +6,8 @@ Needs numpy and onnxruntime only. Names of providers and of their options are ON
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,6 +125,19 @@ def provider_options(provider: str, device: str, threads: int, settings: Mapping
     if provider == _QNN:
         return {"backend_type": {"gpu": "gpu", "npu": "htp"}[device]}
     return {}
+
+
+def preload_libraries(ort: Any) -> None:
+    """Load the CUDA and cuDNN libraries of pip's wheels, which lie where the loader does not look.
+
+    Without this the CUDA provider finds them only where torch was imported before. ``onnxruntime.preload_dlls`` is there
+    from 1.21 on, and does nothing in builds without CUDA; before that, the libraries have to be on the loader's path.
+    """
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        # It prints what it does not find, which would end up in a verb's JSON.
+        with contextlib.redirect_stdout(sys.stderr):
+            preload()
 
 
 def refuse_other_options(session: Any, provider: str, wanted: Mapping[str, str]) -> dict[str, str]:

@@ -287,7 +287,7 @@ def _quantize(prepared: Path, raw: Path, config: QuantConfig, spool: Calibration
     except failures as e:
         raise ModelError(
             f"onnxruntime cannot quantize this model ({reason(e)})",
-            "try another --calibration, or leave it in float32",
+            "try another --method, or leave it in float32",
         ) from e
     finally:
         tempfile.tempdir = before
@@ -335,7 +335,7 @@ def _check(artifact: Artifact, path: Path, spool: CalibrationSpool) -> dict[str,
         if np.isfinite(a).all() and not np.isfinite(b).all():
             raise ModelError(
                 f"quantized output '{name}' holds NaN or infinity",
-                "try another --calibration, or more examples",
+                "try another --method, or more examples",
             )
         noise, signal = float(np.sum((a - b) ** 2)), float(np.sum(a**2))
         exact = noise == 0 or signal == 0 or not math.isfinite(noise / signal)

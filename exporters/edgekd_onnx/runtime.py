@@ -23,7 +23,9 @@ from edgekd_onnx.providers import (
     CPU,
     CUDA,
     OWN_SETTINGS,
+    TENSORRT,
     count_nodes,
+    preload_libraries,
     provider_name,
     provider_options,
     refuse_foreign_settings,
@@ -230,6 +232,10 @@ class OnnxRuntime:
         except (TargetUnavailableError, MissingDependencyError) as e:
             return str(e)
         present = list(ort.get_available_providers())
+        if wanted not in present and wanted in (CUDA, TENSORRT):
+            # Newer GPU builds bring CUDA as a plugin, which registers only once its libraries are loaded.
+            preload_libraries(ort)
+            present = list(ort.get_available_providers())
         if wanted in present:
             return ""
         extra = "ort-gpu" if device == "cuda" else "ort"
@@ -299,6 +305,8 @@ class OnnxRuntime:
         asked = resolve(options.settings or {}, options.threads)
         refuse_foreign_settings(wanted, asked)
         told = provider_options(wanted, options.device, options.threads, asked)
+        if wanted in (CUDA, TENSORRT):
+            preload_libraries(ort)
         stream = compute_stream() if wanted == CUDA else None
         if stream is not None:
             told = {**told, "user_compute_stream": str(stream.number)}

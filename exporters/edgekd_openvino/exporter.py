@@ -19,7 +19,7 @@ from edgekd.stages import tool_versions
 from edgekd.target import Session, SessionOptions
 from edgekd_openvino.converting import convert_onnx, input_ranges
 from edgekd_openvino.document import scan
-from edgekd_openvino.parity import compare
+from edgekd_openvino.parity import compare, tolerances
 from edgekd_openvino.reading import guess_dtype
 from edgekd_openvino.runtime import OpenVinoRuntime
 from edgekd_openvino.writing import ENTRY, WEIGHTS, write_model
@@ -62,7 +62,9 @@ class OpenVinoExporter:
 
         _check_options(options, (*_OPTIONS, *_OF_ONNX))
         # Feeds are read once, and compared at the end only.
-        first = {k: v for k, v in options.items() if k in ("opset", "shapes", "atol", "rtol")}
+        first = {k: v for k, v in options.items() if k in ("opset", "shapes")}
+        if options.get("dtype") != "float16":  # whose tolerances are shares, and not of the float32 file in between
+            first |= {k: v for k, v in options.items() if k in ("atol", "rtol")}
         try:
             work = tempfile.TemporaryDirectory(prefix="edgekd-openvino-")
         except OSError as e:
@@ -140,6 +142,7 @@ def _check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
     if dtype not in _DTYPES:
         fix = "quantize it: edgekd quantize" if dtype == "int8" else f"choose {' or '.join(_DTYPES)}"
         raise UsageError(f"openvino files are not written in {dtype}", fix)
+    tolerances(options, dtype)
 
 
 def _write(

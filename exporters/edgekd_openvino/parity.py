@@ -13,6 +13,7 @@ from edgekd.errors import ModelError
 from edgekd.parity import PARITY_ATOL, PARITY_RTOL, Parity, check_parity, parity_batches, parity_feeds
 from edgekd.spec import TensorSpec
 from edgekd.target import Placement, Session
+from edgekd.tolerance import read_tolerances
 
 #: float16: by this share of its largest value an output may differ. Weights are rounded by up to 2**-11, small ones by
 #: more; ONNX Runtime with weights rounded alike agrees to float32 tolerances.
@@ -69,11 +70,11 @@ def compare(
     )
     batches = parity_batches(candidate.inputs, shapes)
     if dtype not in ("float32", "float16"):
-        share = _given(options, "rtol", INT8_SHARE)
+        _, share = tolerances(options, dtype)
         found = _compare_rounded(_View(reference, names, {}), candidate, feeds, share, batches)
         return {**found.to_json(), "relative_to": "root mean square of each output"}
     rounded = dtype == "float16"
-    atol, rtol = (FLOAT16_SHARE, 0.0) if rounded else (PARITY_ATOL, PARITY_RTOL)
+    atol, rtol = tolerances(options, dtype)
     largest: dict[str, float] = {}
     if rounded:
         feeds = list(feeds)
@@ -82,16 +83,24 @@ def compare(
         _View(reference, names, largest),
         _View(candidate, names, largest),
         feeds,
-        atol=_given(options, "atol", atol),
-        rtol=_given(options, "rtol", rtol),
+        atol=atol,
+        rtol=rtol,
         batches=batches,
     )
     return {**parity.to_json(), "relative_to": "largest value of each output" if rounded else "1"}
 
 
-def _given(options: Mapping[str, Any], name: str, usual: float) -> float:
-    value = options.get(name)
-    return usual if value is None else float(value)
+def tolerances(options: Mapping[str, Any], dtype: str) -> tuple[float, float]:
+    """``atol`` and ``rtol`` of a candidate of ``dtype``, from its options or as usual.
+
+    Of float32 as in :func:`edgekd.parity.check_parity`; of float16 alike, of outputs in shares of their largest value
+    (so ``rtol`` 0 leaves the whole of ``atol``); of int8 ``rtol`` alone counts, a share of the root mean square.
+
+    Raises:
+        UsageError: not a finite number >= 0.
+    """
+    usual = {"float32": (PARITY_ATOL, PARITY_RTOL), "float16": (FLOAT16_SHARE, 0.0)}
+    return read_tolerances(options, *usual.get(dtype, (0.0, INT8_SHARE)))
 
 
 def _compare_rounded(

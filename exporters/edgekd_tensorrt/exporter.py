@@ -21,6 +21,7 @@ from edgekd.quantize.config import QuantConfig
 from edgekd.spec import TensorSpec
 from edgekd.stages import default_cache_root, tool_versions
 from edgekd.target import SessionOptions
+from edgekd.tolerance import read_tolerances
 from edgekd_tensorrt.inspector import compare_builds, parse_inspection
 from edgekd_tensorrt.options import OPTIONS, BuildOptions, read_options, refuse_unknown
 from edgekd_tensorrt.plan import Ends, EngineRecord, read_record, record_path
@@ -61,7 +62,9 @@ class TensorRtExporter:
 
         options = {**options, "feeds": list(options.get("feeds") or ())}
         refuse_unknown(options, (*_COMMON, "optimize"))
-        read_options(options)  # a wrong option is said before anything is exported
+        # A wrong option is said before anything is exported.
+        read_options(options)
+        read_tolerances(options, PARITY_ATOL, PARITY_RTOL)
         first = {k: v for k, v in options.items() if k in _COMMON or k in _ONNX_OPTIONS}
         with tempfile.TemporaryDirectory(prefix="edgekd-onnx-") as folder:
             source = OnnxExporter().export(
@@ -102,6 +105,7 @@ class TensorRtExporter:
         options = {**options, "feeds": list(options.get("feeds") or ())}
         refuse_unknown(options, _COMMON)
         asked = read_options(options)
+        read_tolerances(options, PARITY_ATOL, PARITY_RTOL)  # before the build, which may take an hour
         _refuse_types(artifact, options)
         profiles = plan_profiles(artifact.inputs, options)
         values = plan_values(options, len(profiles))
@@ -272,13 +276,14 @@ def _parity(
     """
     from edgekd_onnx.runtime import OnnxRuntime
 
+    atol, rtol = read_tolerances(options, PARITY_ATOL, PARITY_RTOL)
     feeds = list(profile_feeds(artifact.inputs, profiles, values, iter(options.get("feeds") or ())))
     reference = OnnxRuntime().open(artifact.path, SessionOptions(threads=1))
     try:
         with RemoteSession(plan, artifact.inputs, artifact.outputs) as candidate:
             return check_parity(
                 reference, candidate, feeds, batches=_batches(artifact.inputs, feeds),
-                atol=float(options.get("atol") or PARITY_ATOL), rtol=float(options.get("rtol") or PARITY_RTOL),
+                atol=atol, rtol=rtol,
             )  # fmt: skip
     finally:
         reference.close()

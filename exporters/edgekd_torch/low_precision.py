@@ -58,13 +58,16 @@ def product(rows: Any, weight: Any, scale: Any, weight_scale: Any, kind: Kind, o
     """``(rows * scale) @ (weight * weight_scale).T`` of quantized operands.
 
     Args:
-        rows: (rows, inner) of the 8-bit type, row by row; scale: float32, () or (rows, 1).
+        rows: (rows, inner) of the 8-bit type, of any strides; scale: float32, () or (rows, 1).
         weight: (outer, inner) of the 8-bit type, row by row, so that its transpose lies column by column.
         weight_scale: float32, () or (outer, 1); by row exactly where ``scale`` is.
 
     Returns:
         (rows, outer) in ``out_dtype``.
     """
+    # Channels taken from NCHW lie one image apart, and at batch 1 a reshape keeps it so: no layout of CUDA's products.
+    # Flat in between, because a single row counts as contiguous whatever its stride.
+    rows = rows.contiguous().view(-1).view(rows.shape)
     columns = weight.t()
     by_row = scale.ndim == 2
     across = weight_scale.t() if by_row else weight_scale

@@ -128,6 +128,55 @@ def check_device(settings: TorchSettings, torch: Any) -> dict[str, Any]:
     }
 
 
+#: Where torch 2.9 and newer keep the arithmetic of float32, below ``torch.backends``. Eager mode multiplies by
+#: ``cuda.matmul`` and convolves by ``cudnn.conv``; inductor reads ``cuda.matmul`` and ``cudnn`` (torch 2.13,
+#: _inductor/codegen/triton.py and _inductor/kernel/conv.py).
+_FLOAT32 = ("cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn")
+
+
+def _set_tf32(torch: Any, wanted: bool) -> dict[str, Any]:
+    """Set both of torch's interfaces, and read both back.
+
+    Raises:
+        TargetUnavailableError: torch has something else than what was set.
+    """
+    backends = torch.backends
+    # The older interface first: setting it changes the newer one, which then says it in full (`ieee`, never `none`).
+    # Inductor reads both, and torch refuses to read the older one where they disagree.
+    backends.cuda.matmul.allow_tf32 = wanted
+    backends.cudnn.allow_tf32 = wanted
+    places = {}
+    for name in _FLOAT32:
+        place = backends
+        for part in name.split("."):
+            place = getattr(place, part, None)
+        if hasattr(place, "fp32_precision"):
+            place.fp32_precision = "tf32" if wanted else "ieee"
+            places[name] = place
+    try:
+        found: dict[str, Any] = {
+            "tf32_matmul": bool(backends.cuda.matmul.allow_tf32),
+            "tf32_convolution": bool(backends.cudnn.allow_tf32),
+            "float32_matmul_precision": str(torch.get_float32_matmul_precision()),
+            "fp32_precision": {name: str(place.fp32_precision) for name, place in places.items()},
+        }
+    except RuntimeError as e:
+        raise TargetUnavailableError(
+            f"torch's TF32 flags contradict each other ({' '.join(str(e).split())[:200]})", "report it"
+        ) from e
+    agree = {
+        "tf32_matmul": wanted,
+        "tf32_convolution": wanted,
+        "float32_matmul_precision": "high" if wanted else "highest",
+        "fp32_precision": dict.fromkeys(places, "tf32" if wanted else "ieee"),
+    }
+    if found != agree:
+        raise TargetUnavailableError(
+            f"asked for TF32 {'on' if wanted else 'off'}, torch's flags are {found}", "report it"
+        )
+    return found
+
+
 def apply_flags(settings: TorchSettings, device: str) -> dict[str, Any]:
     """Set the process's flags for a session's precision, and read them back.
 
@@ -145,17 +194,7 @@ def apply_flags(settings: TorchSettings, device: str) -> dict[str, Any]:
     if device != "cuda":
         return {}
     wanted = settings.precision == "tf32"
-    # The older of torch's two interfaces: torch.compile reads it, and mixing them is an error in torch.
-    torch.backends.cuda.matmul.allow_tf32 = wanted
-    torch.backends.cudnn.allow_tf32 = wanted
-    found = {
-        "tf32_matmul": bool(torch.backends.cuda.matmul.allow_tf32),
-        "tf32_convolution": bool(torch.backends.cudnn.allow_tf32),
-    }
-    if set(found.values()) != {wanted}:
-        raise TargetUnavailableError(
-            f"asked for precision {settings.precision}, torch's TF32 flags are {found}", "report it"
-        )
+    found = _set_tf32(torch, wanted)
     override = os.environ.get("NVIDIA_TF32_OVERRIDE")
     if override is not None and (override == "0") == wanted and settings.precision in ("tf32", "float32"):
         raise TargetUnavailableError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ import pytest
 
 from edgekd.errors import TargetUnavailableError
 from edgekd.evidence.measurement import BASELINE, CANDIDATE, TWIN, Measurement, Restart
+from edgekd.measure import Protocol
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench" / "gpu"))
 import gpu_cells
+import gpu_energy
 import gpu_figures
 import gpu_page
 import gpu_races
+import gpu_steps
 import run as gpu_run
 
 DEVICE = {
@@ -95,6 +99,8 @@ def test_numerics_are_relative() -> None:
 
 def synthetic_run(**changed: Any) -> dict[str, Any]:
     race = gpu_figures.figures_of(made_up(), LABELS)
+    race["protocol"] = {"max_restarts": 4, "rounds": 15, "block_ms": 20.0, "warm_s": 0.2}
+    race["collected_at"] = "2026-01-01T00:00:00Z"
     race["gpu"] = [
         {"sm_mhz_min": 1900.0, "sm_mhz_max": 1980.0, "memory_mhz_min": 3201.0, "memory_mhz_max": 3201.0}
         | {"temperature_c_min": 40.0, "temperature_c_max": 55.0, "power_w_min": 300.0, "power_w_max": 690.0}
@@ -115,7 +121,7 @@ def synthetic_run(**changed: Any) -> dict[str, Any]:
         "synthetic": True, "rehearsal": False, "device": {"name": "A Made-Up GPU", "driver": "000.00", "ecc": None},
         "collected_at": "2026-01-01T00:00:00Z", "command": "python bench/gpu/run.py", "versions": {"torch": "2"},
         "tests": {"ok": True, "words": "50 passed, 0 failed, 10 skipped"},
-        "protocol": {"max_restarts": 4, "rounds": 15}, "parts": [part], "missing": {"vit_b16, batch 8": "time"},
+        "parts": [part], "missing": {"vit_b16, batch 8": "time"},
     }  # fmt: skip
     return {**run, **changed}
 
@@ -126,6 +132,7 @@ def test_the_page_says_what_was_measured_and_what_was_not() -> None:
     for words in (
         "| driver | 000.00 |", "50 passed, 0 failed, 10 skipped", "256 MiB zeroed before every call",
         "torch eager int8 | 0.500 | 0.600 | 0.550 | 0.500 [", "| 1.2e-02 | 75 % | – |", "A/A warm 1.000 [",
+        "Protocol: restarts 4, rounds 15, blocks 20 ms, warm-up 0.2 s; collected 2026-01-01T00:00:00Z.",
         "SM clock 1900 to 1980 MHz", "300 to 690 W", "clock event reasons: SW power cap", "other processes: 0",
         "| 12.5 mJ | 10 mJ | 650 W | 110 W | nvml, windows of 10 s |", "its counter did not move",
         "- tensorrt float16: no libnvinfer.so", "- vit_b16, batch 8: time", "Clocks were recorded, never changed",
@@ -205,40 +212,203 @@ def test_a_page_names_no_folder() -> None:
     assert shown == ["--restarts", "2"]
 
 
-def test_parts_are_kept_and_time_ends_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ran: list[str] = []
+class Machine:
+    """Stands in for the machine: what was run on it, and how its steps answer."""
 
-    def part(name: str, batch: int, plan: Any, say: Any) -> dict[str, Any]:
-        ran.append(name)
-        if name == "tiny_vit":
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[str] = []
+        self.folder = tmp_path
+        self.device = {"name": "A Made-Up GPU", "driver": "1", "uuid": "GPU-1"}
+        self.versions = {"torch": "2"}
+        self.sources = "aa"
+        self.pages: list[str] = []
+        self.now = 0.0
+        monkeypatch.setattr(gpu_run, "device_of", lambda device: dict(self.device))
+        monkeypatch.setattr(gpu_run, "versions", lambda: dict(self.versions))
+        monkeypatch.setattr(gpu_run, "sources_digest", lambda: self.sources)
+        monkeypatch.setattr(gpu_run.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(gpu_races.Network, "parameters", 1000)
+        monkeypatch.setattr(gpu_races, "race_group", self.race)
+        monkeypatch.setattr(gpu_energy, "measure_energy", self.energy)
+        monkeypatch.setattr(gpu_energy, "_meters", lambda device: ([SimpleNamespace(name="nvml")], {}))
+
+    def _step(self, network: Any, step: str) -> None:
+        page = self.folder / "out" / "a-made-up-gpu.md"
+        self.pages.append(page.read_text() if page.is_file() else "")
+        self.ran.append(f"{network.name} {step}")
+        self.now += 60.0
+        if network.name == "tiny_vit":
             raise TargetUnavailableError("out of device memory: A GPU has too little", "use a smaller batch")
-        return {**synthetic_run()["parts"][0], "model": name, "batch": batch}
 
-    monkeypatch.setattr(gpu_races, "run_part", part)
-    argv = ["--device", "cpu", "--tiny", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    assert gpu_run.main([*argv, "--minutes", "60"]) == 0
-    page = (tmp_path / "out" / "cpu-rehearsal.md").read_text()
-    assert "- tiny_vit, batch 2: out of device memory" in page
-    assert "## tiny_bert, batch 2" in page
-    assert ran == list(gpu_cells.TINY_MODELS)
-    assert gpu_run.main([*argv, "--minutes", "0.0000001"]) == 0
-    assert ran == list(gpu_cells.TINY_MODELS), "what is done is read back, and no part begins after the time"
-    assert "no part begins after 1e-07 minutes" in (tmp_path / "out" / "cpu-rehearsal.md").read_text()
-    capsys.readouterr()
+    def race(self, network: Any, group: str, cells: Any) -> dict[str, Any]:
+        self._step(network, group)
+        race = synthetic_run()["parts"][0]["races"]["torch eager"]
+        last = {**race["rows"][2], "label": cells[-1].label}
+        return {
+            "race": {**race, "rows": [*race["rows"][:2], last]},
+            "not_run": {c.label: "no such kernel" for c in cells[:-1]}, "numerics": {},
+        }  # fmt: skip
+
+    def energy(self, network: Any, cell: Any) -> dict[str, Any]:
+        self._step(network, f"energy {cell.label}")
+        return {"unavailable": "its counter did not move"}
+
+    def run(
+        self, *argv: str, models: str = "tiny_bert", groups: str = "torch eager,onnxruntime"
+    ) -> list[str]:
+        """Steps that one command ran."""
+        self.ran, self.pages = [], []
+        folders = ["--out", str(self.folder / "out"), "--work", str(self.folder / "work")]
+        chosen = ["--models", models, "--groups", groups]
+        # On the CPU the suite has no tests of its own to run.
+        assert gpu_run.main(["--device", "cpu", "--tiny", *chosen, *folders, *argv]) == 0
+        return self.ran
+
+    @property
+    def page(self) -> str:
+        return (self.folder / "out" / "a-made-up-gpu.md").read_text()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+ALL = ["tiny_bert torch eager", "tiny_bert onnxruntime", "tiny_bert energy torch eager float32"]
+
+
+def test_every_step_is_kept_alone_and_on_the_page_at_once(machine: Machine) -> None:
+    assert machine.run() == ALL
+    assert [p.count("### ") for p in machine.pages] == [0, 1, 2], (
+        "each step finds the ones before it on the page"
+    )
+    assert "tiny_bert, batch 2: onnxruntime: not run yet" in machine.pages[1]
+    assert "## Not run" not in machine.page
+    assert machine.run() == [], "what is done is read back"
+    assert "Protocol: restarts 1, rounds 2, blocks 1 ms" in machine.page
+    assert "on GPU-1." in machine.page
+
+
+def test_time_ends_the_run_between_steps(machine: Machine) -> None:
+    assert machine.run("--minutes", "0.5") == ALL[:1]
+    assert "onnxruntime: no step begins after 0.5 minutes; run the command again" in machine.page
+    assert machine.run("--minutes", "0.5") == ALL[1:2]
+    assert machine.run("--minutes", "0.5") == ALL[2:]
+    assert machine.run("--minutes", "0.5") == []
+    assert "## Not run" not in machine.page
+
+
+def test_a_step_of_other_conditions_is_run_again(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.run()
+    races = ALL[:2]
+    assert machine.run("--rounds", "3") == races, "energy has a protocol of its own"
+    assert "rounds 3, " in machine.page and "rounds 2, " not in machine.page
+    assert "is run again: the one kept has other protocol" in capsys.readouterr().out
+    assert machine.run("--rounds", "3", "--restarts", "2") == races
+    machine.device["driver"] = "2"
+    assert machine.run("--rounds", "3", "--restarts", "2") == ALL
+    machine.versions["torch"] = "3"
+    assert machine.run("--rounds", "3", "--restarts", "2") == ALL
+    machine.sources = "bb"
+    assert machine.run("--rounds", "3", "--restarts", "2") == ALL
+    machine.device["uuid"] = "GPU-2"
+    assert machine.run("--rounds", "3", "--restarts", "2") == [], "another GPU of the same kind"
+    assert "on GPU-1." in machine.page
+    machine.versions["torch"] = "4"
+    assert machine.run("--rounds", "3", "--restarts", "2", "--minutes", "0.5") == ALL[:1]
+    assert "run the command again (the one kept has other versions)" in machine.page
+
+
+def test_groups_and_energy_that_were_not_asked_for_are_not_on_the_page(machine: Machine) -> None:
+    machine.run("--energy", "all")
+    assert "### onnxruntime" in machine.page
+    assert machine.run("--energy", "all", groups="torch eager") == []
+    assert "### onnxruntime" not in machine.page
+    assert "- onnxruntime float32: not asked for" in machine.page
+    assert (
+        "| onnxruntime float32 | unavailable | unavailable | – | – | not measured: its group was not asked"
+        in (machine.page)
+    )
+    assert machine.run("--energy", "none") == []
+    assert "### Energy" not in machine.page
+
+
+def test_energy_of_every_runtime_is_measured_or_said_not_to_be(machine: Machine) -> None:
+    ran = machine.run("--energy", "all")
+    assert "tiny_bert energy onnxruntime float32" in ran
+    assert "tiny_bert energy torch eager int8" in ran
+    assert "tiny_bert energy torch eager bfloat16" not in ran
+    assert "| torch eager bfloat16 | unavailable | unavailable | – | – | not measured: it did not race |" in (
+        machine.page
+    )
+
+
+def test_a_network_whose_baseline_does_not_run_costs_only_itself(machine: Machine) -> None:
+    assert machine.run(models="tiny_vit,tiny_bert") == ["tiny_vit torch eager", *ALL]
+    assert (
+        machine.page.count("tiny_vit") == machine.page.count("- tiny_vit, batch 2: out of device memory") + 1
+    )
+    assert "## tiny_bert, batch 2" in machine.page
+
+
+def test_energy_is_of_the_cell_s_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Any] = []
+
+    def inspect(arms: Any, setting: Any, **options: Any) -> dict[str, Any]:
+        looked.extend(arms)
+        entry = {
+            "joules_per_call": 4.0,
+            "joules_per_call_above_idle": 2.0,
+            "busy_watts": 9.0,
+            "idle_watts": 1.0,
+        }
+        return {arms[0].name: {"energy": {"nvml": {**entry, "block_seconds": [10.0, 11.0]}}}}
+
+    monkeypatch.setattr(gpu_energy, "_meters", lambda device: ([SimpleNamespace(name="nvml")], {}))
+    monkeypatch.setattr(gpu_energy, "inspect_resources", inspect)
+    plan = gpu_races.Plan(
+        device="cpu", work=tmp_path, protocol=Protocol(), energy=(), groups=("onnxruntime",), timeout_s=60.0
+    )
+    network = gpu_races.Network("tiny_bert", 2, plan, gpu_steps.StepStore(tmp_path, {}), lambda text: None)
+    (cell,) = gpu_cells.groups_for("cpu")["onnxruntime"]
+    found = gpu_energy.measure_energy(network, cell)
+    assert found["nvml"] == {
+        "joules": 2.0,
+        "above_idle": 1.0,
+        "watts": 9.0,
+        "idle_watts": 1.0,
+        "window_s": 10.0,
+    }
+    assert looked[0].artifact.format == "onnx"
+    assert network.artifact(cell) == looked[0].artifact, "an exported file is used again"
+
+
+def test_sources_are_those_that_measure() -> None:
+    assert gpu_steps.sources_digest() == gpu_steps.sources_digest()
+    assert gpu_steps.device_conditions({"name": "G", "uuid": "u", "driver": "1"}) == {
+        "name": "G",
+        "driver": "1",
+    }
 
 
 @pytest.mark.slow
 def test_a_rehearsal_on_the_cpu_runs_from_end_to_end(tmp_path: Path) -> None:
-    argv = ["--device", "cpu", "--tiny", "--models", "tiny_bert", "--groups", "torch eager"]
+    """One group, whose cell is exported, tried and raced against torch; a group left out says so."""
+    argv = [
+        "--device",
+        "cpu",
+        "--tiny",
+        "--models",
+        "tiny_bert",
+        "--groups",
+        "onnxruntime",
+        "--energy",
+        "none",
+    ]
     assert gpu_run.main([*argv, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]) == 0
     page = (tmp_path / "out" / "cpu-rehearsal.md").read_text()
-    for label in (
-        "torch eager bfloat16",
-        "torch eager float8e4m3fn",
-        "torch eager int8",
-        "onnxruntime float32",
-    ):
+    for label in ("torch eager float32", "onnxruntime float32"):
         assert f"| {label} |" in page, label
-    assert "not asked for" in page
+    assert "- torch eager int8: not asked for" in page

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from edgekd.artifact import Artifact
-from edgekd.errors import TargetUnavailableError, UsageError
+from edgekd.errors import ModelError, TargetUnavailableError, UsageError
 from edgekd.placement import PlacingRuntime
 from edgekd.quantize.config import QuantConfig
 from edgekd.spec import draw_feeds
@@ -119,6 +119,48 @@ def test_the_refusal_of_onnx_runtime_itself_is_told(
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuses)
     with pytest.raises(TargetUnavailableError, match=r"cannot run every node of .*cpu_nodes=any"):
         OnnxRuntime().open(digits_onnx.path, SessionOptions(device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("device", "provider", "preloads"),
+    [("cuda", "", True), ("cuda", "tensorrt", True), ("cpu", "", False), ("npu", "qnn", False)],
+)
+def test_cuda_libraries_of_wheels_are_loaded_before_the_session(
+    digits_onnx: Artifact, monkeypatch: pytest.MonkeyPatch, device: str, provider: str, preloads: bool
+) -> None:
+    log: list[str] = []
+
+    class SessionMadeError(RuntimeError): ...
+
+    def session(*args: Any, **kwargs: Any) -> Any:
+        log.append("session")
+        raise SessionMadeError("made")
+
+    everything = [CUDA, TENSORRT, "QNNExecutionProvider", CPU]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: everything)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: log.append("libraries"), raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(ModelError, match="made"):
+        OnnxRuntime().open(digits_onnx.path, SessionOptions(device=device, provider=provider))
+    assert log == (["libraries"] if preloads else []) + ["session"]
+    providers.preload_libraries(SimpleNamespace())  # before 1.21
+
+
+def test_a_provider_that_registers_with_its_libraries_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    present = [CPU]
+
+    def preload() -> None:
+        print("Failed to load libnvrtc.so")
+        present.insert(0, CUDA)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(present))
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    assert OnnxRuntime().unavailable("cpu", "") == "" and present == [CPU]
+    assert OnnxRuntime().unavailable("cuda", "") == ""
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Failed to load libnvrtc.so\n")
 
 
 def test_an_option_that_was_taken_otherwise_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,10 @@ from edgekd.models import open_reference
 from edgekd.placement import PlacingRuntime
 from edgekd.stages import StageStore
 from edgekd.target import SessionOptions
+from edgekd_torch import settings as torch_settings
 from edgekd_torch.low_kinds import KINDS
 from edgekd_torch.runtime import TorchRuntime
+from edgekd_torch.settings import TorchSettings, apply_flags
 
 torch = pytest.importorskip("torch")
 
@@ -100,6 +103,26 @@ def test_a_pointwise_convolution_is_one_product(stride: int) -> None:
     assert found.shape == wanted.shape
     error = float((found - wanted).norm() / wanted.norm())
     assert 0 < error < 0.02
+
+
+@pytest.mark.parametrize("kind", [INT8, FP8], ids=lambda k: k.name)
+@pytest.mark.parametrize(("batch", "side", "stride"), [(1, 6, 1), (1, 6, 2), (1, 1, 1), (1, 2, 2), (3, 6, 1)])
+def test_products_take_rows_that_lie_row_by_row(
+    kind: Any, batch: int, side: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What CUDA's products ask for, and the CPU's do not mind (``is_row_major`` of torch/_meta_registrations.py)."""
+    name = "_int_mm" if kind is INT8 else "_scaled_mm"
+    plain, taken = getattr(torch, name), []
+
+    def watched(rows: Any, columns: Any, **options: Any) -> Any:
+        taken.append((rows.stride(), columns.stride()))
+        return plain(rows, columns, **options)
+
+    monkeypatch.setattr(torch, name, watched)
+    conv = torch.nn.Conv2d(32, 64, 1, stride=stride)
+    linear = LowLinear(conv.weight.flatten(1), conv.bias, kind, by_row=False, amax=None, dtype=torch.float32)
+    LowPointwise(conv, linear)(random(batch, 32, side, side))
+    assert taken == [((32, 1), (1, 32))]
 
 
 def test_zeros_stay_zeros_and_nan_is_never_hidden() -> None:
@@ -278,19 +301,72 @@ def test_what_a_gpu_lacks_is_refused_by_its_name() -> None:
     assert read_settings("cuda", {"precision": "int8"}).rest == "bfloat16"
 
 
+@pytest.fixture
+def flags_put_back() -> Iterator[None]:
+    """Torch's flags of float32 belong to the process."""
+    get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
+    places = ("all", "matmul", "conv", "rnn")
+    before = {p: get("cuda", p) for p in places}
+    old = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = old
+    for place in places:
+        put("cuda", place, before[place])
+
+
+def flags(tf32: bool) -> dict[str, Any]:
+    word = "tf32" if tf32 else "ieee"
+    return {
+        "tf32_matmul": tf32, "tf32_convolution": tf32, "float32_matmul_precision": "high" if tf32 else "highest",
+        "fp32_precision": dict.fromkeys(("cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn"), word),
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("flags_put_back")
 @pytest.mark.parametrize(("precision", "flag"), [("float32", False), ("tf32", True), ("float16", False)])
 def test_tf32_is_what_was_asked_for(precision: str, flag: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgekd_torch.settings import TorchSettings, apply_flags
-
-    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    try:
-        settings = TorchSettings(precision=precision)
-        assert apply_flags(settings, "cuda") == {"tf32_matmul": flag, "tf32_convolution": flag}
-        assert torch.backends.cudnn.allow_tf32 is flag
-        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0" if flag else "1")
-        if precision != "float16":
-            with pytest.raises(TargetUnavailableError, match=r"NVIDIA_TF32_OVERRIDE=. decides otherwise"):
-                apply_flags(settings, "cuda")
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    settings = TorchSettings(precision=precision)
+    # Whatever was set before, by either interface, is no longer there.
+    torch.backends.cudnn.fp32_precision = torch.backends.cuda.matmul.fp32_precision = (
+        "ieee" if flag else "tf32"
+    )
+    assert apply_flags(settings, "cuda") == flags(flag)
+    # What inductor reads in torch 2.13.
+    read = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.fp32_precision)
+    assert read == (("tf32", "tf32") if flag else ("ieee", "ieee"))
+    assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is flag
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0" if flag else "1")
+    if precision != "float16":
+        with pytest.raises(TargetUnavailableError, match=r"NVIDIA_TF32_OVERRIDE=. decides otherwise"):
+            apply_flags(settings, "cuda")
+
+
+def older_torch(*, deaf: bool = False) -> Any:
+    """A torch with the older of the two interfaces only."""
+
+    class Switch:
+        allow_tf32 = False
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            object.__setattr__(self, name, value and not deaf)
+
+    matmul, cudnn = Switch(), Switch()
+    return SimpleNamespace(
+        backends=SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn),
+        is_autocast_enabled=lambda device: False,
+        get_float32_matmul_precision=lambda: "high" if matmul.allow_tf32 else "highest",
+    )
+
+
+def test_a_torch_without_the_newer_flags_and_one_that_does_not_take_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setattr(torch_settings, "require", lambda *a, **k: older_torch())
+    for precision, flag in (("tf32", True), ("float32", False)):
+        found = apply_flags(TorchSettings(precision=precision), "cuda")
+        assert found == {**flags(flag), "fp32_precision": {}}
+    monkeypatch.setattr(torch_settings, "require", lambda *a, **k: older_torch(deaf=True))
+    with pytest.raises(TargetUnavailableError, match="asked for TF32 on, torch's flags are"):
+        apply_flags(TorchSettings(precision="tf32"), "cuda")

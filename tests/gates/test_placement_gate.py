@@ -105,3 +105,29 @@ def test_damaged_documents_are_refused(tmp_path: Path, spoil: dict[str, object])
     (tmp_path / "p.json").write_text(json.dumps(value))
     with pytest.raises(EvidenceError):
         load_placement(tmp_path / "p.json")
+
+
+@pytest.mark.parametrize(
+    ("place", "on", "there"),
+    [
+        ("CUDAExecutionProvider", "cuda", True),
+        ("CUDAExecutionProvider", "CUDAExecutionProvider", True),
+        ("GPU.0", "gpu", True),
+        ("XNNPACK", "xnnpack", True),
+        ("CPUExecutionProvider", "e", False),
+        ("CPUExecutionProvider", "cp", False),
+        ("CPU", "cpu-and-more", False),
+        ("", "cpu", False),
+    ],
+)
+def test_a_place_is_called_by_its_whole_name(place: str, on: str, there: bool) -> None:
+    placed = replace(MIXED, ops=(op("Conv", place),))
+    assert judge_placement(placed, min_share=1, on=on).decision == ("pass" if there else "reject")
+
+
+def test_what_computes_nothing_has_no_part_in_a_share_of_a_precision() -> None:
+    copies = tuple(op("Reshape", "CPUExecutionProvider", "") for _ in range(5))
+    placed = replace(MIXED, ops=(op("Conv", "CPUExecutionProvider", "int8"), *copies))
+    gate = judge_placement(placed, min_share=1, precision="int8")
+    assert (gate.decision, gate.reason) == ("pass", "100.0% of 1 operators ran in int8 (least 100.0%)")
+    assert judge_placement(placed, min_share=1, on="cpu").estimate == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ from gpu.fixtures_cuda import cuda_torch, gpu_feeds, gpu_net
 
 from edgekd.evidence.measurement import BASELINE
 from edgekd.measure import Protocol, Setting, arms_of, measure
-from edgekd.measure.device_events import EventSource, time_cold, time_warm
+from edgekd.measure.device_events import EventSource, flush_bytes, time_cold, time_warm
+from edgekd.measure.device_queue import Hold
 from edgekd.measure.gpu_events import CudaEvents, TorchEvents
 from edgekd.measure.gpu_ledger import GpuWatch, watch_for
 from edgekd.measure.meters import NvmlMeter
@@ -25,19 +28,28 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda_torch")]
 
 
 @pytest.fixture(params=["torch", "cuda.bindings"])
-def source(request: pytest.FixtureRequest) -> EventSource:
+def source(request: pytest.FixtureRequest) -> Iterator[EventSource]:
     if request.param == "torch":
-        return TorchEvents()
-    pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-python")
-    return CudaEvents()
+        made: EventSource = TorchEvents()
+    else:
+        pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-python")
+        made = CudaEvents()
+    yield made
+    made.close()
+
+
+def _held(source: EventSource, call: Any) -> Hold:
+    hold = Hold(source, call.stream, time.perf_counter_ns)
+    hold.calibrate(call)
+    return hold
 
 
 class _Product:
-    """A matrix product of a millisecond or more, on a stream of its own."""
+    """A matrix product on a stream of its own: of a millisecond or more at a side of 8192."""
 
-    def __init__(self, torch: Any) -> None:
+    def __init__(self, torch: Any, side: int = 8192) -> None:
         self._torch = torch
-        self._a, self._out = (torch.randn(8192, 8192, device="cuda") for _ in range(2))
+        self._a, self._out = (torch.randn(side, side, device="cuda") for _ in range(2))
         self._stream = torch.cuda.Stream()
         self._stream.wait_stream(torch.cuda.current_stream())
         self.stream = int(self._stream.cuda_stream)
@@ -55,19 +67,67 @@ def test_events_agree_with_the_host_on_long_calls(cuda_torch: Any, source: Event
     call = _Product(cuda_torch)
     time_calls(call, 5)
     wall = float(np.median(time_calls(call, 20)))
-    on_device = float(np.median(time_warm(call, source, 20)))
-    shared = float(np.median(time_warm(call, source, 5, replays=4)))
+    hold = _held(source, call)
+    on_device = float(np.median(time_warm(call, source, 20, 1, hold).ns))
+    shared = float(np.median(time_warm(call, source, 5, 4, hold).ns))
     assert 0.8 * wall < on_device < 1.05 * wall
     assert 0.9 * on_device < shared < 1.1 * on_device
 
 
 def test_the_flush_is_outside_of_the_pair(cuda_torch: Any, source: EventSource) -> None:
-    call = _Product(cuda_torch)
+    call = _Product(cuda_torch, side=1024)
     time_calls(call, 5)
-    small = float(np.median(time_cold([call], source, 20, 1 << 20)))
-    large = float(np.median(time_cold([call], source, 20, 2 << 30)))
-    # Zeroing 2 GiB takes about as long as the product itself; in the pair it would show.
-    assert large < 1.25 * small
+    hold = _held(source, call)
+    # Both flush the whole cache, so that the product itself takes as long after either.
+    less = flush_bytes(source.cache_bytes())
+    more = less + (2 << 30)
+    small = float(np.median(time_cold([call], source, 20, less, hold).ns))
+    large = float(np.median(time_cold([call], source, 20, more, hold).ns))
+    start, end = source.pair()
+    flushes = []
+    for _ in range(5):
+        source.record(start, call.stream)
+        source.flush(call.stream, more)
+        source.record(end, call.stream)
+        source.wait(end)
+        flushes.append(source.elapsed_ns(start, end))
+    flush = float(np.median(flushes))
+    assert flush > 2 * small, "a product that is not small against the flush proves nothing"
+    assert large - small < 0.25 * flush
+
+
+class _Steps:
+    """Short kernels one after another, which the host enqueues more slowly than they run."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+        self._x = torch.ones(256, device="cuda")
+        self._stream = torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        self.stream = int(self._stream.cuda_stream)
+
+    def launch(self) -> None:
+        with self._torch.cuda.stream(self._stream):
+            for _ in range(30):
+                self._x.mul_(1.0)
+
+    def __call__(self) -> None:
+        self.launch()
+        self._stream.synchronize()
+
+
+def test_launches_are_no_part_of_a_sample(cuda_torch: Any, source: EventSource) -> None:
+    call = _Steps(cuda_torch)
+    time_calls(call, 20)
+    hold = _held(source, call)
+    bare = time_warm(call, source, 20, 5, Hold(source, call.stream, time.perf_counter_ns))
+    if bare.late < 20:
+        pytest.skip("this host enqueues short kernels faster than this GPU runs them")
+    warm = time_warm(call, source, 20, 5, hold)
+    cold = time_cold([call], source, 20, flush_bytes(source.cache_bytes()), hold)
+    assert max(warm.late, cold.late) <= 2
+    assert np.median(warm.ns) < np.median(bare.ns)
+    assert np.median(warm.ns) < 1.1 * np.median(cold.ns)
 
 
 def test_the_cache_has_a_size(source: EventSource) -> None:
@@ -85,8 +145,13 @@ def test_a_race_on_the_device(gpu_net: Model, gpu_feeds: dict[str, Any]) -> None
     restart = found.restarts[0]
     assert found.environment["clock"] == "torch.cuda.Event"
     assert set(restart.cold_blocks) == set(restart.wall_blocks) == set(found.arms)
-    warm, cold = (float(np.concatenate(b[BASELINE]).min()) for b in (restart.blocks, restart.cold_blocks))
-    assert 0 < warm <= 1.5 * cold
+    used = restart.children[BASELINE]["on_device"]
+    # The pair was wholly enqueued before it began, so neither condition holds the host's launches.
+    assert used["late"] + used["late_cold"] < 0.2 * used["samples"]
+    assert 0 < used["device_ns"]
+    assert found.environment["host_bound"] == sorted(
+        name for name, child in restart.children.items() if child["on_device"]["host_bound"]
+    )
     assert restart.warmup[BASELINE]["device"]["flush_bytes"] >= 256 << 20
     assert "gpu" in restart.ledger
 

@@ -17,15 +17,30 @@ from edgekd.target import Placement, SessionOptions
 
 
 class FakeDevice:
-    """Time that passes only by work: a call takes ``call_ns``, a flush a thousand more, an empty queue 7 ns."""
+    """A host and a queue, each with its own time: a kernel begins when it is enqueued and the one before is through.
 
-    def __init__(self, call_ns: float = 1000.0) -> None:
-        self.now, self.call_ns = 0.0, call_ns
+    Attributes:
+        host: the host's clock; now: when the device is through with all that was enqueued. Nanoseconds.
+        call_ns, launch_ns: what a call of ``kernels`` equal kernels takes on the device, and the host to enqueue.
+    """
+
+    copy_ns, copy_launch_ns, flush_launch_ns = 20_000.0, 4_000.0, 6_000.0
+
+    def __init__(self, call_ns: float = 1000.0, launch_ns: float = 0.0, kernels: int = 1) -> None:
+        self.host = self.now = 0.0
+        self.call_ns, self.launch_ns, self.kernels = call_ns, launch_ns, kernels
         self.log: list[str] = []
 
-    def work(self, kind: str, ns: float) -> None:
+    def work(self, kind: str, ns: float, launch_ns: float = 0.0) -> None:
         self.log.append(kind)
-        self.now += ns
+        self.enqueue(ns, launch_ns)
+
+    def enqueue(self, ns: float, launch_ns: float) -> None:
+        self.host += launch_ns
+        self.now = max(self.now, self.host) + ns
+
+    def clock(self) -> int:
+        return round(self.host)
 
 
 class FakeEvents:
@@ -36,15 +51,19 @@ class FakeEvents:
     def __init__(self, device: FakeDevice, cache: int = 1 << 20) -> None:
         self.device, self.cache = device, cache
 
-    def event(self) -> list[float]:
-        return [0.0]
+    def pair(self) -> tuple[list[float], list[float]]:
+        return [0.0], [0.0]
 
     def record(self, event: list[float], stream: int) -> None:
         self.device.log.append("record")
-        event[0] = self.device.now
+        event[0] = max(self.device.now, self.device.host)
 
     def wait(self, event: list[float]) -> None:
         self.device.log.append("wait")
+        self.device.host = max(self.device.host, event[0])
+
+    def done(self, event: list[float]) -> bool:
+        return event[0] < self.device.host
 
     def elapsed_ns(self, start: list[float], end: list[float]) -> float:
         return end[0] - start[0]
@@ -57,9 +76,16 @@ class FakeEvents:
 
     def wait_for_stream(self, stream: int) -> None:
         self.device.log.append(f"wait for {stream}")
+        self.device.host = max(self.device.host, self.device.now)
 
     def flush(self, stream: int, nbytes: int) -> None:
-        self.device.work("flush", 1000 * self.device.call_ns)
+        self.device.work("flush", nbytes / 4000, self.device.flush_launch_ns)  # 4 TB/s
+
+    def hold(self, stream: int, copies: int) -> None:
+        for _ in range(copies):
+            self.device.work("hold", self.device.copy_ns, self.device.copy_launch_ns)
+
+    def close(self) -> None: ...
 
 
 class FakeCall:
@@ -71,7 +97,10 @@ class FakeCall:
         self.device, self.feeds = device, feeds
 
     def launch(self) -> None:
-        self.device.work("launch", self.device.call_ns)
+        device = self.device
+        device.log.append("launch")
+        for _ in range(device.kernels):
+            device.enqueue(device.call_ns / device.kernels, device.launch_ns / device.kernels)
 
     def __call__(self) -> None:
         self.launch()
@@ -91,7 +120,10 @@ class FakeSession:
 
     def __init__(self, settings: Mapping[str, Any], threads: int) -> None:
         self.settings = settings
-        self.device = FakeDevice(float(settings.get("call_ns", 1000.0)))
+        self.device = FakeDevice(
+            float(settings.get("call_ns", 1000.0)), float(settings.get("launch_ns", 0.0)),
+            int(settings.get("kernels", 1)),
+        )  # fmt: skip
         self.placement = Placement(
             device="cuda", provider="cuda", runtime="fake 1", threads=threads, detail={}
         )

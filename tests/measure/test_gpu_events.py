@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +15,16 @@ import pytest
 from measure.fake_gpu_runtime import FakeCall, FakeDevice, FakeEvents, FakeSession
 
 from edgekd.artifact import Artifact
-from edgekd.errors import MissingDependencyError, TargetUnavailableError
+from edgekd.child import Limits
+from edgekd.errors import ChildError, MissingDependencyError, TargetUnavailableError
+from edgekd.evaluate import EvaluationRequest, evaluation
 from edgekd.evidence import load_measurement, save_measurement
 from edgekd.evidence.measurement import BASELINE, CANDIDATE, Measurement
 from edgekd.gates.quantiles import calls_by_restart
 from edgekd.measure import Protocol, Setting, arms_of, gpu_events, interleave, measure
 from edgekd.measure.device_events import (
+    EventSource,
+    DeviceTiming,
     device_timing,
     flush_bytes,
     input_sets,
@@ -27,17 +32,25 @@ from edgekd.measure.device_events import (
     time_cold,
     time_warm,
 )
+from edgekd.measure.device_queue import Hold
 from edgekd.measure.operations import time_calls
+from edgekd.measure.placing import place_artifact
 from edgekd.spec import TensorSpec
 from edgekd.target import parse_target
+from edgekd.tasks import TaskSpec
 
 FEEDS = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
 
 
+def unheld(source: EventSource) -> Hold:
+    return Hold(source, 5, lambda: 0)
+
+
 def test_a_warm_pair_holds_its_calls_and_nothing_else() -> None:
     device = FakeDevice(call_ns=100)
-    samples = time_warm(FakeCall(device, FEEDS), FakeEvents(device), 2, replays=3)
-    assert samples == [100, 100]
+    source = FakeEvents(device)
+    samples = time_warm(FakeCall(device, FEEDS), source, 2, 3, unheld(source))
+    assert samples.ns == [100, 100]
     one = ["launch", "record", "launch", "launch", "launch", "record", "wait"]
     assert device.log == one * 2, "the queue is busy before the first record"
 
@@ -48,9 +61,48 @@ def test_a_cold_pair_leaves_the_flush_outside_and_goes_through_the_sets() -> Non
     launched: list[int] = []
     for i, call in enumerate(calls):
         call.launch = lambda i=i: (launched.append(i), device.work("launch", 100 + i))  # type: ignore[method-assign]
-    assert time_cold(calls, FakeEvents(device), 3, 1 << 28) == [100, 101, 100]
+    source = FakeEvents(device)
+    assert time_cold(calls, source, 3, 1 << 28, unheld(source)).ns == [100, 101, 100]
     assert launched == [0, 1, 0]
     assert device.log == ["flush", "record", "launch", "record", "wait"] * 3
+
+
+@pytest.mark.parametrize(
+    ("call_ns", "launch_ns", "host_bound"), [(36_000.0, 72_000.0, True), (400_000.0, 72_000.0, False)]
+)
+@pytest.mark.parametrize("nbytes", [1 << 20, 1 << 28])
+def test_no_sample_holds_launches_whether_the_host_or_the_device_is_slower(
+    call_ns: float, launch_ns: float, host_bound: bool, nbytes: int
+) -> None:
+    device = FakeDevice(call_ns, launch_ns, kernels=12)
+    source, call = FakeEvents(device), FakeCall(device, FEEDS)
+    timing = DeviceTiming([call], source, nbytes, 1, clock=device.clock)
+    _, found = timing.warm_up(0.0, 5.0)
+    assert found == call_ns
+    timing.block_calls = 3
+    reply, arrays = timing.block(lambda run, count: [1] * count)
+    taken = {name: a.tolist() for name, a in zip(reply["columns"], arrays, strict=True)}
+    assert taken["device"] == taken["cold"] == [call_ns] * 3
+    assert taken["enqueue"] == [launch_ns] * 3
+    assert timing.use() == {
+        "device_ns": call_ns, "enqueue_ns": launch_ns, "host_bound": host_bound,
+        "samples": 3, "late": 0, "late_cold": 0,
+    }  # fmt: skip
+    # The hold is what does it: without, a call that the host enqueues slowly is timed with its launches.
+    bare = time_warm(call, source, 3, timing.replays, Hold(source, 5, device.clock))
+    assert (max(bare.ns) > 1.9 * call_ns) is host_bound
+    assert (bare.late == 3) is host_bound
+
+
+def test_a_hold_that_cannot_outlast_the_host_is_counted_as_late() -> None:
+    device = FakeDevice(call_ns=36_000, launch_ns=30e6, kernels=12)
+    source, call = FakeEvents(device), FakeCall(device, FEEDS)
+    timing = DeviceTiming([call], source, 1 << 28, 1, block_calls=2, clock=device.clock)
+    timing.hold.calibrate(call)
+    assert timing.hold.copies(2) == 256, "the queue is left to what is timed"
+    timing.block(lambda run, count: [1] * count)
+    assert timing.use()["host_bound"] is True
+    assert (timing.use()["late"], timing.use()["late_cold"]) == (2, 2)
 
 
 def test_short_calls_share_a_pair_and_long_ones_do_not() -> None:
@@ -81,9 +133,9 @@ def test_warm_up_fixes_the_replays_and_a_block_has_three_columns() -> None:
     assert warmed["device"]["input_sets_exceed_cache"] is False
     timing.block_calls = 3
     reply, arrays = timing.block(time_calls)
-    assert reply["columns"] == ["device", "cold", "wall"]
-    assert [a.tolist() for a in arrays[:2]] == [[10_000] * 3] * 2
-    assert min(arrays[2]) > 0
+    assert reply["columns"] == ["device", "enqueue", "cold", "wall"]
+    assert arrays[0].tolist() == arrays[2].tolist() == [10_000] * 3
+    assert min(arrays[3]) > 0
 
 
 def test_a_device_that_slows_down_is_not_steady_before_the_cap() -> None:
@@ -120,6 +172,9 @@ class _Event:
     def synchronize(self) -> None:
         self.log.append("synchronize")
 
+    def query(self) -> bool:
+        return False
+
     def elapsed_time(self, end: Any) -> float:
         return 0.25
 
@@ -145,12 +200,18 @@ class _Buffer:
     def zero_(self) -> None:
         self.log.append(("zero", self.size))
 
+    def copy_(self, other: _Buffer, non_blocking: bool) -> None:
+        assert non_blocking
+        assert other.size == self.size
+        self.log.append(("copy", self.size))
+
 
 def fake_torch(log: list[Any], *, full: bool = False) -> Any:
     class OutOfMemoryError(RuntimeError):
         pass
 
-    def empty(size: int, dtype: Any, device: str) -> _Buffer:
+    def empty(size: int, dtype: Any, device: str = "cpu", pin_memory: bool = False) -> _Buffer:
+        assert pin_memory is (device == "cpu")
         if full:
             raise OutOfMemoryError("CUDA out of memory")
         return _Buffer(log, size)
@@ -173,14 +234,17 @@ def test_torch_s_events_go_on_the_call_s_stream(monkeypatch: pytest.MonkeyPatch)
     source = gpu_events.event_source()
     assert source.name == "torch.cuda.Event"
     call = SimpleNamespace(stream=9, launch=lambda: log.append("launch"))
-    assert time_cold([call], source, 1, 100) == [250_000]  # type: ignore[list-item]
+    found = time_cold([call], source, 1, 100, unheld(source))  # type: ignore[list-item]
+    assert (found.ns, found.late) == ([250_000], 0)
     assert log == [
         ("enter", "stream 9"), ("zero", 100), ("leave", "stream 9"),
         ("record", "stream 9"), "launch", ("record", "stream 9"), "synchronize",
     ]  # fmt: skip
-    source.record(source.event(), 0)
+    source.record(source.pair()[0], 0)
     assert log[-1] == ("record", "default stream")
     assert source.cache_bytes() == 60 << 20
+    source.hold(9, 2)
+    assert log[-3:] == [("copy", 60 << 17)] * 2 + [("leave", "stream 9")]
 
 
 def test_a_torch_without_cuda_is_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,8 +270,21 @@ def fake_cuda(log: list[Any], error: int = 0) -> Any:
 
         return ask
 
+    numbers = itertools.count(1)
+    calls = {name: call(name) for name in ("free", "freehost", "destroy", "undo")}
     return SimpleNamespace(
-        cudaEventCreate=call("create", "event"),
+        cudaError_t=SimpleNamespace(cudaErrorNotReady=600),
+        cudaMemcpyKind=SimpleNamespace(cudaMemcpyDeviceToHost="to host"),
+        cudaEventQuery=lambda event: (600,),
+        cudaMallocHost=call("mallochost", 0xDEF),
+        cudaMemcpyAsync=call("copy"),
+        cudaFree=calls["free"],
+        cudaFreeHost=calls["freehost"],
+        cudaEventDestroy=calls["destroy"],
+        cudaStreamCreateWithFlags=call("stream", 77),
+        cudaStreamDestroy=calls["undo"],
+        cudaStreamNonBlocking=1,
+        cudaEventCreate=lambda: (log.append("create"), (error, f"event {next(numbers)}"))[1],
         cudaEventRecord=call("record"),
         cudaEventSynchronize=call("synchronize"),
         cudaEventElapsedTime=call("elapsed", 0.5),
@@ -226,16 +303,44 @@ def test_without_torch_loaded_the_events_are_cuda_s_own(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake_cuda(log))
     source = gpu_events.event_source()
     call = SimpleNamespace(stream=9, launch=lambda: log.append("launch"))
-    assert time_cold([call], source, 1, 100) == [500_000]  # type: ignore[list-item]
-    assert log[2:] == [
-        ("malloc", 100), ("memset", 0xABC, 0, 100, 9),
-        ("record", "event", 9), "launch", ("record", "event", 9),
-        ("synchronize", "event"), ("elapsed", "event", "event"),
+    for _ in range(2):
+        found = time_cold([call], source, 1, 100, unheld(source))  # type: ignore[list-item]
+        assert (found.ns, found.late) == ([500_000], 0)
+    one = [
+        ("memset", 0xABC, 0, 100, 9),
+        ("record", "event 1", 9), "launch", ("record", "event 2", 9),
+        ("synchronize", "event 2"), ("elapsed", "event 1", "event 2"),
     ]  # fmt: skip
-    source.flush(9, 100)
-    assert log[-1][0] == "memset", "the buffer is made once"
+    assert log == ["create", "create", ("malloc", 100), *one, *one], "events and buffer are made once"
     assert source.cache_bytes() == source.cache_bytes() == 50 << 20
     assert sum(entry[0] == "attribute" for entry in log) == 1
+
+
+def test_what_was_made_on_the_device_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[Any] = []
+    for name in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake_cuda(log))
+    source = gpu_events.CudaEvents()
+    source.flush(9, 100)
+    source.flush(9, 200)
+    freed = [("malloc", 100), ("memset", 0xABC, 0, 100, 9), ("free", 0xABC), ("malloc", 200)]
+    assert log[:4] == freed, "the smaller buffer goes before the larger one comes"
+    source.hold(9, 2)
+    assert log[-2:] == [("copy", 0xDEF, 0xABC, 50 << 17, "to host", 9)] * 2
+    assert (source.pair(), source.new_stream()) == (("event 1", "event 2"), 77)
+    log.clear()
+    source.close()
+    ends = (
+        ("free", 0xABC),
+        ("free", 0xABC),
+        ("freehost", 0xDEF),
+        ("destroy", "event 1"),
+        ("destroy", "event 2"),
+    )
+    assert log == [*ends, ("undo", 77)]
+    source.close()
+    assert len(log) == 6
 
 
 def test_an_error_of_cuda_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,8 +348,8 @@ def test_an_error_of_cuda_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake_cuda([], error=700))
     with pytest.raises(TargetUnavailableError, match="cudaEventCreate failed with CUDA error 700"):
-        gpu_events.CudaEvents().event()
-    with pytest.raises(TargetUnavailableError, match="the CUDA device has no 1 MiB left"):
+        gpu_events.CudaEvents().pair()
+    with pytest.raises(TargetUnavailableError, match="the CUDA device has no 1 MiB left to flush"):
         gpu_events.CudaEvents().flush(0, 1 << 20)
 
 
@@ -307,7 +412,7 @@ def test_blocks_are_event_times_with_cold_and_wall_beside(artifact: Artifact, tm
     assert {w["device"]["replays"] for w in restart.warmup.values()} == {25}, "all share the greatest"
     save_measurement(found, tmp_path / "measurement.json")
     again = load_measurement(tmp_path / "measurement.json")
-    for kind in ("blocks", "cold_blocks", "wall_blocks"):
+    for kind in ("blocks", "cold_blocks", "wall_blocks", "enqueue_blocks"):
         mine, other = getattr(restart, kind), getattr(again.restarts[0], kind)
         assert {k: [b.tolist() for b in v] for k, v in mine.items()} == {
             k: [b.tolist() for b in v] for k, v in other.items()
@@ -316,6 +421,25 @@ def test_blocks_are_event_times_with_cold_and_wall_beside(artifact: Artifact, tm
     wall = np.concatenate(restart.wall_blocks[BASELINE])
     np.testing.assert_array_equal(found.calls_ns(BASELINE), wall)
     np.testing.assert_array_equal(calls_by_restart(found, BASELINE)[0], wall)
+
+
+def test_arms_that_run_one_at_a_time_share_the_greatest_number_of_calls_too(artifact: Artifact) -> None:
+    arms = arms_of(("a", artifact, FEEDS), [("b", artifact, FEEDS)])
+    arms = [replace(a, settings={"call_ns": 20_000 if a.name == CANDIDATE else 60_000}) for a in arms]
+    found = measure(arms, SETTING, inputs={}, protocol=QUICK, one_at_a_time=True)
+    restart = found.restarts[0]
+    assert found.environment["together"] is False
+    assert {w["device"]["replays"] for w in restart.warmup.values()} == {25}
+
+
+def test_an_arm_whose_host_is_the_slower_one_is_named(artifact: Artifact) -> None:
+    # By this process's clock a fake launch takes microseconds: less than 60 ms, more than a nanosecond.
+    found = race(artifact, rest={"call_ns": 60e6}, candidate={"call_ns": 1})
+    assert found.environment["host_bound"] == [CANDIDATE]
+    children = found.restarts[0].children
+    assert [children[name]["on_device"]["host_bound"] for name in (BASELINE, CANDIDATE)] == [False, True]
+    assert found.restarts[0].ledger["timed_by"] == "device events"
+    assert len(found.restarts[0].enqueue_blocks[CANDIDATE][0]) == len(found.restarts[0].blocks[CANDIDATE][0])
 
 
 def test_an_arm_without_events_puts_all_on_the_host_s_clock(artifact: Artifact) -> None:
@@ -329,6 +453,30 @@ def test_an_arm_without_events_puts_all_on_the_host_s_clock(artifact: Artifact) 
     assert set(restart.blocks) == set(found.arms)
     assert 60_000 not in {int(b.min()) for b in restart.blocks[BASELINE]}
     assert restart.cold_blocks == restart.wall_blocks == {}
+
+
+def test_no_child_of_a_cuda_target_has_its_address_space_limited(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SETTING's limit of 1 MiB ends every child that it is set for.
+    found = place_artifact("a", artifact, FEEDS, SETTING)
+    assert found.problem == "fake 1 does not tell where operators ran"
+    given: list[Limits] = []
+
+    def stop(purpose: str, limits: Limits, search: object) -> None:
+        given.append(limits)
+        raise ChildError("stopped here", "go on")
+
+    monkeypatch.setattr(evaluation, "ChildProcess", stop)
+    for target in ("cuda:fake", "cpu:fake"):
+        request = EvaluationRequest(
+            label="a", artifact=artifact, target=parse_target(target), runtime_paths=SETTING.runtime_paths,
+            task=TaskSpec(data={"test": "test.npz"}), split="test", data_digest="",
+            memory_bytes=1 << 20,
+        )  # fmt: skip
+        with pytest.raises(ChildError, match="stopped here"):
+            evaluation.evaluate(request)
+    assert [limits.memory_bytes for limits in given] == [None, 1 << 20]
 
 
 def test_a_gpu_that_cannot_be_asked_is_said_and_blocks_nothing(artifact: Artifact) -> None:

@@ -61,6 +61,19 @@ def test_a_small_clock_move_is_no_reason(tmp_path: Path) -> None:
     assert ledger.redraw_reason(entries(tmp_path, {"mhz": 3000}, {"mhz": 2930})) == ""
 
 
+def test_times_of_a_device_do_not_hang_on_the_processor_s_clock(tmp_path: Path) -> None:
+    moved = {"throttled": 0, "mhz": 3000}, {"throttled": 20000, "mhz": 2000}
+    found = ledger.by_device_events(entries(tmp_path, *moved))
+    assert found["clock_move"] > 0.3, "recorded all the same"
+    assert ledger.redraw_reason(found) == ""
+    assert "GPU was throttled" in ledger.redraw_reason(
+        ledger.with_gpu(found, {"throttled": {"HW slowdown": 1.0}})
+    )
+    stolen = ledger.by_device_events(entries(tmp_path, {"steal": 0}, {"steal": 100}))
+    assert "steal" in ledger.redraw_reason(stolen)
+    assert "stood still" in ledger.redraw_reason({**found, "suspended_s": 1.0})
+
+
 def test_an_empty_system_gives_none_never_zero(tmp_path: Path) -> None:
     blank = ledger.snapshot((0,), tmp_path)
     found = ledger.ledger_between(blank, ledger.snapshot((0,), tmp_path))

@@ -64,6 +64,18 @@ def test_the_worst_build_is_judged(
     assert main(["gate", "out"]) == 2
 
 
+def test_an_absolute_limit_is_of_the_worst_build_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    built_twice(tmp_path / "student", 12)
+    asked = ["gate", "--student", "student", "--max-latency-ms", "p50:1000", "--out", "out"]
+    assert main(asked) == 0
+    (gate,) = json.loads((tmp_path / "out/verdict.json").read_text())["gates"]
+    assert gate["reason"].endswith("the worst of 2 builds")
+    first, second = gate["detail"]["builds"]
+    assert gate["estimate"] == max(first, second)
+    assert first != second
+
+
 def test_one_build_is_no_list(tmp_path: Path) -> None:
     made = OnnxExporter().read(classifier(tmp_path / "a.onnx"))
     assert other_builds("student", made) == []

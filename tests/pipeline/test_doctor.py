@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fixtures_listed
 import pytest
 from fixtures_tensorrt_place import Place, make_place
 
+from edgekd.cli import main
 from edgekd.errors import MissingDependencyError, TargetUnavailableError
-from edgekd.pipeline import doctor, doctor_gpu
+from edgekd.pipeline import doctor, doctor_gpu, targets
 from edgekd_tensorrt import library, probe
 
 
@@ -87,6 +90,57 @@ def test_the_doctor_lists_every_capability(monkeypatch: pytest.MonkeyPatch) -> N
     assert {"trt-build", "trt-run", "openvino", "executorch", "ai-edge-litert", "NVIDIA driver"} <= set(names)
     assert not any("later version" in f.evidence for f in found)
     assert all(f.state in ("ok", "missing", "broken", "not applicable") for f in found)
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def path(group: str, name: str) -> str:
+        return "fixtures_listed:ListedRuntime"
+
+    def load(group: str, name: str) -> Any:
+        return fixtures_listed.ListedRuntime if group == "edgekd.runtimes" else plain(group, name)
+
+    plain = targets.load_plugin
+    monkeypatch.setattr(targets, "load_plugin", load)
+    monkeypatch.setattr(targets, "plugin_path", path)
+    # A child finds that file by its name.
+    monkeypatch.setenv("PYTHONPATH", str(Path(fixtures_listed.__file__).parent), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("listed")
+@pytest.mark.parametrize(
+    ("text", "state", "evidence"),
+    [
+        ("cuda:onnxruntime", "broken", "libcudnn.so.9: cannot open shared object file"),
+        ("cuda:onnxruntime+crash", "broken", "a session on cuda:onnxruntime+crash crashed with SIGABRT"),
+        ("cuda:onnxruntime+fine", "ok", "opens onnx, ort; a session ran on CPUExecutionProvider"),
+        ("cpu:onnxruntime+dnnl", "ok", "opens onnx, ort; a session ran on CPUExecutionProvider"),
+    ],
+)
+def test_a_provider_that_is_only_listed_is_not_ok(text: str, state: str, evidence: str) -> None:
+    found = doctor.examine_target(text)
+    assert found.state == state
+    assert found.evidence.startswith(evidence)
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_need_that_is_only_listed_ends_in_4(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "examine", list)
+    assert main(["doctor", "--need", "cuda:onnxruntime"]) == 4
+    said = capsys.readouterr().out
+    assert "! cuda:onnxruntime  libcudnn.so.9: cannot open" in said
+    assert "fix: install cuDNN" in said
+
+
+def test_on_the_cpu_no_session_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(found: Any) -> str:
+        raise AssertionError("the doctor is to stay quick")
+
+    monkeypatch.setattr(doctor, "try_session", never)
+    for text in ("cpu:onnxruntime", "cpu:onnxruntime+cpu", "cpu:torch"):
+        assert doctor.examine_target(text).state == "ok"
 
 
 def test_a_plugin_that_does_not_load_is_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:
