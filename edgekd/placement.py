@@ -18,7 +18,8 @@ class PlacedOp:
     Attributes:
         name: of the node, or of the fused group; op_type: the runtime's word for it.
         place: who ran it: ``CPUExecutionProvider``, ``XNNPACK``, ``portable``, ``CPU``, ``TensorRT``, ...
-        dtype: what it computed in, in ONNX spelling; empty where the runtime does not tell.
+        dtype: what it computed in, in ONNX spelling; empty where the runtime does not tell, and of one that computes
+            nothing (reshape, transpose, copy, quantize, cast): a share of a precision is of those that compute.
         time_ns: of one call, measured by the runtime; None where it does not tell.
         macs: multiply-accumulates of one call; None where the runtime does not tell.
         sources: names of the model's own nodes that it stands for, where they are known.

@@ -24,6 +24,8 @@ MEMORY: dict[int, Any] = {}
 STREAMS: set[int] = set()
 #: Stream -> runs captured so far; None marks a capture that broke.
 CAPTURING: dict[int, list[Any] | None] = {}
+#: Captured graphs that were not destroyed, by id.
+GRAPHS: dict[int, Any] = {}
 
 
 def inside(address: int, size: int) -> bool:
@@ -125,7 +127,10 @@ def cudaStreamBeginCapture(stream: int, mode: Any) -> Any:
 def cudaStreamEndCapture(stream: int) -> Any:
     note("cudaStreamEndCapture")
     runs = CAPTURING.pop(stream)
-    return (Error.cudaErrorStreamCaptureInvalidated, None) if runs is None else (OK, runs)
+    if runs is None:
+        return Error.cudaErrorStreamCaptureInvalidated, None
+    GRAPHS[id(runs)] = runs
+    return OK, runs
 
 
 def cudaGraphInstantiate(graph: Any, flags: int) -> Any:
@@ -140,6 +145,7 @@ def cudaGraphLaunch(graphExec: Any, stream: int) -> Any:
 
 
 def cudaGraphDestroy(graph: Any) -> Any:
+    del GRAPHS[id(graph)]
     return (OK,)
 
 

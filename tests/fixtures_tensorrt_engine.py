@@ -349,6 +349,10 @@ class Behaviour:
             self._say(this._engine._log, "Error Code 1: Cask (cudaErrorIllegalAddress)")
             return False
         if stream in cuda.CAPTURING:
+            if has_fault("capture-refused"):
+                return False
+            if has_fault("capture-raises"):
+                raise RuntimeError("planted")
             broken = has_fault("capture") or cuda.CAPTURING[stream] is None
             cuda.CAPTURING[stream] = None if broken else [*cuda.CAPTURING[stream], lambda: self._run(this)]
             return True

@@ -212,6 +212,17 @@ def test_duplicate_key(read: Read, text: str, line: int) -> None:
         ("quantize: [float32, int8]", "quantize: [int4]", ":26: 'quantize': 'int4' is not a precision"),
         ("quantize: [float32, int8]", "quantize: [int8, int8]", ":26: 'quantize': names a precision twice"),
         ("quantize: [float32, int8]", "quantize: []", ":26: 'quantize': "),
+        ("export: [onnx]", "export: [onnx, onnx]", ":27: 'export': names the format onnx twice"),
+        (
+            "  - cpu:onnxruntime",
+            "  - cpu:onnxruntime\n  - cpu:onnxruntime",
+            ":28: 'targets': names the target cpu:onnxruntime twice",
+        ),
+        (
+            "  - cpu:onnxruntime",
+            "  - cpu:onnxruntime\n  - {target: cpu:onnxruntime, required: false}",
+            ":28: 'targets': names the target cpu:onnxruntime twice",
+        ),
         ("  - cpu:onnxruntime", "  - 3", ":29: 'targets.0': Input should be a valid string"),
         ("    required: false", "    required: perhaps", ":31: 'targets.1.required': "),
         ("    augment: [crop4, flip]", "    augment: [crop4, spin]", ":18: 'teacher.train.augment.1': "),

@@ -16,10 +16,12 @@ from edgekd.artifact import Artifact
 from edgekd.errors import EdgeKDError
 from edgekd.models import open_reference
 from edgekd.pipeline.artifacts import export_to, quantize_to
+from edgekd.pipeline.routes import exporter_for
 from edgekd.pipeline.targets import present_target
 from edgekd.quantize import QuantConfig
 from edgekd.spec import draw_feeds, parse_shapes
 from edgekd.stages import StageStore, default_cache_root
+from edgekd.target import FixedSizeExporter
 from edgekd.tasks import TaskSpec
 
 HERE = Path(__file__).resolve().parent
@@ -92,9 +94,11 @@ def _build(
     zoo = {**architectures.FULL, **architectures.TINY}
     shapes = zoo[architecture]
     model: Any = open_reference(f"python:architectures:{architecture}", weights=None, base=HERE, store=store)
-    options: dict[str, Any] = {}
-    if shapes:
-        options = export_options(model, format_name, parse_shapes(shapes))
+    sizes = parse_shapes(shapes)
+    exporter = exporter_for(format_name)
+    if isinstance(exporter, FixedSizeExporter) and exporter.fixed_sizes:
+        sizes = {name: (usual,) * 3 for name, (_, usual, _) in sizes.items()}
+    options: dict[str, Any] = {"shapes": sizes} if sizes else {}
     label = f"{architecture} {precision}"
     if format_name == "torch":
         if precision != "float32":

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import IO, Any
 
+from edgekd.board.link import last_words
 from edgekd.errors import MissingDependencyError, TargetUnavailableError, UsageError
 from edgekd_devices.profile import requirements_of
 from edgekd_devices.program import program, start
@@ -65,10 +66,10 @@ class AdbLink:
 
     def failure(self, code: int, said: str) -> tuple[str, str] | None:
         """See :class:`edgekd.board.link.Link`; adb ends with 1 or 255 on its own errors, and says ``error:`` or ``adb:``."""
-        own = any(line.strip().startswith(("error:", "adb:")) for line in said.split(";"))
+        own = any(line.strip().startswith(("error:", "adb:")) for line in said.splitlines())
         if code >= 0 and not own and code != 255:
             return None
-        return said or "adb ended", _fix(said)
+        return last_words(said) or "adb ended", _fix(said)
 
 
 class AdbDevice:

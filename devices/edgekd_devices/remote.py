@@ -5,7 +5,7 @@ A runtime plugin ``onnxruntime`` of a board is loaded as ``edgekd_devices.remote
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from edgekd.artifact import ARTIFACT_FILE, Artifact, load_artifact
 from edgekd.board.session import Board, open_board
 from edgekd.data.example import Array
 from edgekd.errors import EdgeKDError, ModelError, TargetUnavailableError
+from edgekd.placement import PlacedOp, PlacingRuntime
 from edgekd.plugins import list_plugins, load_plugin
 from edgekd.spec import TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions, Target
@@ -147,6 +148,31 @@ class RemoteRuntime:
         raise refused or ModelError(f"{path} is of no format that {self.name} opens", "export it first")
 
 
+class PlacingRemoteRuntime(RemoteRuntime):
+    """A runtime plugin that can tell where its operators ran, as it is on a board."""
+
+    def place(self, path: Path, options: SessionOptions, feeds: Mapping[str, Array]) -> Sequence[PlacedOp]:
+        """See :class:`edgekd.placement.PlacingRuntime`; it runs over there.
+
+        Raises:
+            DataError, ModelError: as opening and running; TargetUnavailableError: the board vanished.
+        """
+        board = open_board(self._target(options.device, options.provider))
+        reply, _ = board.request(
+            "place",
+            {
+                "artifact": board.send(self._artifact(path)),
+                "label": path.name,
+                "threads": options.threads,
+                "settings": dict(options.settings or {}),
+                "timeout_s": _OPEN_S,
+                "feeds": list(feeds),
+            },
+            list(feeds.values()),
+        )
+        return tuple(PlacedOp(**{**op, "sources": tuple(op["sources"])}) for op in reply["ops"])
+
+
 def __getattr__(name: str) -> Callable[[], RemoteRuntime]:
     """Runtime plugins by name, for :func:`edgekd.plugins.load_path`.
 
@@ -155,4 +181,5 @@ def __getattr__(name: str) -> Callable[[], RemoteRuntime]:
     """
     if name not in list_plugins("edgekd.runtimes"):
         raise AttributeError(name)
-    return lambda: RemoteRuntime(name)
+    placing = isinstance(load_plugin("edgekd.runtimes", name)(), PlacingRuntime)
+    return lambda: (PlacingRemoteRuntime if placing else RemoteRuntime)(name)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import IO, Any
 
+from edgekd.board.link import last_words
 from edgekd.errors import UsageError
 from edgekd_devices.profile import requirements_of
 from edgekd_devices.program import program, start
@@ -22,12 +23,12 @@ _OPTIONS = (
 #: What ssh itself ends with on its own errors (ssh(1), EXIT STATUS).
 _OWN_FAILURE = 255
 
-#: What ssh says -> the fix; the first that is found counts.
+_CHANGED_KEY = "ask its owner why its key changed; only then: ssh-keygen -R {host}"
+
+#: What ssh says -> the fix; the first that is found counts (openssh-portable, sshconnect.c).
 _FIXES: tuple[tuple[str, str], ...] = (
-    (
-        "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        "ask its owner why its key changed; only then: ssh-keygen -R {host}",
-    ),
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", _CHANGED_KEY),
+    ("has changed and you have requested strict checking", _CHANGED_KEY),
     ("Host key verification failed", "connect once by hand and compare its key: ssh {host}"),
     ("Permission denied", "let a key in, nothing asks for a password: ssh-copy-id {host}"),
     ("Could not resolve hostname", "correct the name, or give it a Host entry in ~/.ssh/config"),
@@ -61,7 +62,16 @@ class SshLink:
         if (code != _OWN_FAILURE and code >= 0) or (code == _OWN_FAILURE and not said):
             return None
         fix = next((f for text, f in _FIXES if text in said), "try it by hand: ssh {host} true")
-        return said or f"ssh ended with {code}", fix.format(host=self.host)
+        return last_words(_without_advice(said)) or f"ssh ended with {code}", fix.format(host=self.host)
+
+
+def _without_advice(said: str) -> str:
+    """Without ssh's own command that removes a changed key: whoever copies it lets a stranger in."""
+    kept = [
+        line for line in said.splitlines()
+        if line.strip() != "remove with:" and not line.lstrip().startswith("ssh-keygen ")
+    ]  # fmt: skip
+    return "\n".join(kept)
 
 
 class SshDevice:

@@ -1,8 +1,8 @@
 """The first thing that runs on a board, sent as text over the link. Standard library only; any Python 3 can read it.
 
 It tells what the board has, takes the runner's sources as one zip into a folder of its own, starts it, and removes the
-folder whatever happens. The host sends, in this order: this text and a NUL, a line of JSON that names the runtime's
-module, and a line with the zip's size and sha256, then the zip.
+folder whatever happens. The host sends, in this order: this text and a NUL, a line of JSON that names the modules
+needed, and a line with the zip's size and sha256, then the zip.
 """
 
 # Older Pythons must get as far as telling their version: no newer syntax, no newer annotations.
@@ -35,11 +35,14 @@ def say(out: int, message: object) -> None:
 
 def installed(module: str) -> object:
     """``name version`` of what provides a module, without importing it; None where nothing does."""
-    if importlib.util.find_spec(module) is None:
+    try:
+        if importlib.util.find_spec(module) is None:
+            return None
+    except ModuleNotFoundError:  # the package around it
         return None
     from importlib import metadata
 
-    names = sorted(set(metadata.packages_distributions().get(module, [])))
+    names = sorted(set(metadata.packages_distributions().get(module.partition(".")[0], [])))
     return ", ".join(f"{n} {metadata.version(n)}" for n in names) or module
 
 
@@ -104,8 +107,7 @@ def start(stream: IO[bytes]) -> None:
         "version": list(sys.version_info[:2]),
         "executable": sys.executable,
         "system": os.name,
-        "numpy": installed("numpy") if new_enough else None,
-        "runtime": installed(asked["module"]) if new_enough and asked["module"] else None,
+        "modules": {m: installed(m) for m in asked["modules"]} if new_enough else {},
     }
     say(out, hello)
     zipped = json.loads(stream.readline().decode() or "null")

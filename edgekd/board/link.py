@@ -7,6 +7,16 @@ from collections.abc import Mapping
 from typing import IO, Any, Protocol, runtime_checkable
 
 
+def last_words(said: str) -> str:
+    """The end of a program's stderr on one line, at most 300 characters.
+
+    >>> last_words("one\\n\\ntwo\\n three \\nfour\\n")
+    'two; three; four'
+    """
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return "; ".join(lines[-3:])[-300:]
+
+
 @runtime_checkable
 class Link(Protocol):
     """A way to start a program on a board.
@@ -33,7 +43,7 @@ class Link(Protocol):
         """What ended a connection, and the fix; None where the link did its part and the program over there ended.
 
         Args:
-            code: of the link's program; said: the end of its stderr.
+            code: of the link's program; said: its stderr, lines and all; what is given back is one line of it.
         """
         ...
 

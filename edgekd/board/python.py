@@ -9,13 +9,13 @@ from typing import Any
 
 from edgekd.errors import EdgeKDError, MissingDependencyError, TargetUnavailableError
 
-#: Runtime plugin -> (its module, what installs it). Of others the module is looked for when the runner is there.
-_MODULES = {
-    "onnxruntime": ("onnxruntime", "onnxruntime"),
-    "openvino": ("openvino", "openvino"),
-    "executorch": ("executorch", "executorch"),
-    "litert": ("ai_edge_litert", "ai-edge-litert"),
-    "tensorrt": ("tensorrt", "tensorrt"),
+#: Runtime plugin -> its modules, each with what installs it. Of others they are looked for when the runner is there.
+_MODULES: Mapping[str, Mapping[str, str]] = {
+    "onnxruntime": {"onnxruntime": "onnxruntime"},
+    "openvino": {"openvino": "openvino"},
+    "executorch": {"executorch": "executorch"},
+    "litert": {"ai_edge_litert": "ai-edge-litert"},
+    "tensorrt": {"tensorrt": "tensorrt", "cuda.bindings": "cuda-python"},
 }
 _OLDEST = (3, 10)
 
@@ -26,18 +26,20 @@ _READ_BOOTSTRAP = (
 )
 
 
-def module_of(runtime: str) -> str:
-    """The module that a runtime needs on the board; empty where only the runtime's own code knows."""
-    return _MODULES.get(runtime, ("", ""))[0]
+def modules_of(runtime: str) -> tuple[str, ...]:
+    """The modules that a runtime needs on the board; empty where only the runtime's own code knows."""
+    return tuple(_MODULES.get(runtime, ()))
 
 
 def start_script(environ: Mapping[str, str] | None = None) -> str:
     """A line of POSIX shell that starts the bootstrap: in ``EDGEKD_BOARD_PYTHON``, else in ``~/edgekd/bin/python`` where
-    that is, else in ``python3``."""
+    that is, else in ``python3``. ``~/`` is the home over there."""
     asked = (os.environ if environ is None else environ).get("EDGEKD_BOARD_PYTHON", "")
     code = shlex.quote(_READ_BOOTSTRAP)
     if asked:
-        return f"exec {shlex.quote(asked)} -c {code}"
+        # Quoted, ~ is a folder of that name.
+        home, rest = ('"$HOME"/', asked[2:]) if asked.startswith("~/") else ("", asked)
+        return f"exec {home}{shlex.quote(rest)} -c {code}"
     return f'p="$HOME/edgekd/bin/python"; [ -x "$p" ] || p=python3; exec "$p" -c {code}'
 
 
@@ -55,11 +57,8 @@ def check_hello(where: str, runtime: str, hello: Mapping[str, Any]) -> None:
         raise TargetUnavailableError(
             f"{found}, 3.10 is the oldest that the runner works with", f"install one there, {other}"
         )
-    module, package = _MODULES.get(runtime, ("", ""))
-    missing = [
-        name for name, version, name_of in (("numpy", hello["numpy"], "numpy"), (package, hello["runtime"], module))
-        if name_of and version is None
-    ]  # fmt: skip
+    packages = {"numpy": "numpy", **_MODULES.get(runtime, {})}
+    missing = [package for module, package in packages.items() if hello["modules"].get(module) is None]
     if missing:
         raise MissingDependencyError(
             f"{found} without {' and '.join(missing)}",

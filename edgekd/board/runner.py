@@ -37,6 +37,7 @@ from edgekd.evidence.measurement import Measurement, save_measurement
 from edgekd.files import storage_error
 from edgekd.gates.timing import TimingLimits
 from edgekd.measure import Arm, Protocol, Scenario, Setting, ledger, measure_scenario
+from edgekd.measure.arm import BUILD_OF
 from edgekd.measure.meters import Meter, find_meters
 from edgekd.measure.resources import Inspection, inspect_resources
 from edgekd.measure.run import Entry
@@ -77,7 +78,7 @@ class Runner:
         self.operations: Mapping[str, Callable[[dict[str, Any], list[Array]], Reply]] = {
             "hello": self.hello, "has": self.has, "put": self.put, "artifact": self.artifact, "open": self.open,
             "run": self.run, "close": self.close, "measure": self.measure, "meters": self.meters,
-            "inspect": self.inspect, "get": self.get,
+            "inspect": self.inspect, "get": self.get, "place": self.place,
         }  # fmt: skip
 
     def hello(self, args: dict[str, Any], arrays: list[Array]) -> Reply:
@@ -175,6 +176,7 @@ class Runner:
             files=tuple(FileRecord(**f) for f in args["files"]),
             inputs=tuple(TensorSpec.from_json(s) for s in args["inputs"]),
             outputs=tuple(TensorSpec.from_json(s) for s in args["outputs"]),
+            lineage={BUILD_OF: args[BUILD_OF]} if args.get(BUILD_OF) else {},
         )  # fmt: skip
         return {}, []
 
@@ -205,6 +207,21 @@ class Runner:
         """One call of an opened model."""
         child = self._sessions[args["session"]]
         return child.request("edgekd.child.sessions:run_once", {"feeds": args["feeds"]}, arrays)
+
+    def place(self, args: dict[str, Any], arrays: list[Array]) -> Reply:
+        """Where the operators of an artifact run, as :func:`edgekd.measure.placing.place_ops` tells it in a child."""
+        check_threads(args["threads"])
+        limits = Limits.on(self._target.device, timeout_s=args["timeout_s"], threads=args["threads"])
+        with ChildProcess(f"placing {args['label']} on the board", limits) as child:
+            return child.request(
+                "edgekd.measure.placing:place_ops",
+                {
+                    "runtime": self._runtime_path, "path": str(self._artifacts[args["artifact"]].path),
+                    "device": self._target.device, "provider": self._target.provider, "threads": args["threads"],
+                    "settings": args["settings"], "feeds": args["feeds"],
+                },
+                arrays,
+            )  # fmt: skip
 
     def close(self, args: dict[str, Any], arrays: list[Array]) -> Reply:
         """End an opened model's child."""

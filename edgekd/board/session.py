@@ -21,12 +21,13 @@ from edgekd import errors
 from edgekd.artifact import Artifact
 from edgekd.board import bootstrap
 from edgekd.board.bundle import runner_zip
-from edgekd.board.link import Link, LinkedDevice
+from edgekd.board.link import Link, LinkedDevice, last_words
 from edgekd.board.manners import PART_BYTES, PING_S, SILENT_S
-from edgekd.board.python import check_hello, module_of, no_python, start_script
+from edgekd.board.python import check_hello, modules_of, no_python, start_script
 from edgekd.child import wire
 from edgekd.data.example import Array
 from edgekd.errors import ChildError, EdgeKDError, TargetUnavailableError, UsageError
+from edgekd.measure.arm import BUILD_OF
 from edgekd.plugins import list_plugins, load_plugin, plugin_path
 from edgekd.target import Target
 
@@ -42,6 +43,8 @@ _PASSED_ON = ("EDGEKD_RAILS",)
 _HELLO_S = 60.0
 #: More than this before the first word is no login banner.
 _NOISE_BYTES = 1 << 20
+#: Kept of stderr: what ssh says of a changed host key is some 1200 bytes.
+_HEARD_BYTES = 1 << 14
 #: The board removes its folder within this time after a goodbye.
 _GOODBYE_S = 15.0
 
@@ -104,7 +107,7 @@ class Board:
         """
         source = Path(bootstrap.__file__).read_bytes()
         asked = {
-            "module": module_of(self.target.runtime),
+            "modules": ["numpy", *modules_of(self.target.runtime)],
             "folder": os.environ.get("EDGEKD_BOARD_TMPDIR", ""),
             "environ": {name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         }
@@ -235,8 +238,9 @@ class Board:
             code: int | None = self._process.wait(timeout=0.1 if said else 5.0)
         except subprocess.TimeoutExpired:
             code = None
-        tail = self._tail()
-        failed = self._link.failure(code, tail) if code is not None else None
+        heard = self._heard()
+        tail = last_words(heard)
+        failed = self._link.failure(code, heard) if code is not None else None
         self._drop(swept=code is not None and failed is None)
         if failed is not None and starting:
             return TargetUnavailableError(f"{self.where} cannot be reached: {failed[0]}", failed[1])
@@ -248,11 +252,11 @@ class Board:
             "look at its power and network, then run the same command: what was finished before is kept",
         )
 
-    def _tail(self) -> str:
+    def _heard(self) -> str:
+        """What was said on stderr, from its end; empty where that was nothing but white space."""
         size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - 4096))
-        lines = [s.strip() for s in self._log.read().decode(errors="replace").splitlines() if s.strip()]
-        return "; ".join(lines[-3:])[-300:]
+        self._log.seek(max(0, size - _HEARD_BYTES))
+        return self._log.read().decode(errors="replace").strip()
 
     def _drop(self, *, swept: bool) -> None:
         """End the link's program; where the runner was killed over there (``swept``), remove its folder for it."""
@@ -289,7 +293,7 @@ class Board:
             code: int | None = self._process.wait(timeout=_GOODBYE_S)
         except subprocess.TimeoutExpired:
             code = None
-        self._drop(swept=bool(code) and self._link.failure(code or 0, self._tail()) is None)
+        self._drop(swept=bool(code) and self._link.failure(code or 0, self._heard()) is None)
         self._log.close()
 
     def send(self, artifact: Artifact) -> str:
@@ -315,7 +319,7 @@ class Board:
             {
                 "digest": digest, "entry": artifact.entry, "format": artifact.format, "dtype": artifact.dtype,
                 "files": [f.to_json() for f in artifact.files], "inputs": [s.to_json() for s in artifact.inputs],
-                "outputs": [s.to_json() for s in artifact.outputs],
+                "outputs": [s.to_json() for s in artifact.outputs], BUILD_OF: artifact.lineage.get(BUILD_OF),
             },
         )  # fmt: skip
         self._sent.add(digest)

@@ -53,8 +53,8 @@ class Limits:
         device: str,
         *,
         timeout_s: float,
-        memory_bytes: int | None,
-        threads: int,
+        memory_bytes: int | None = None,
+        threads: int | None = None,
         cpus: tuple[int, ...] = (),
     ) -> Limits:
         """The limits of a child that opens models on ``device``.

@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.evaluate import EvaluationRequest
     from edgekd.evidence import save_evaluation
     from edgekd.pipeline.collect import evaluate_artifact
+    from edgekd.pipeline.execution import PLAIN_BATCH
     from edgekd.pipeline.opening import check_inputs, runnable
     from edgekd.pipeline.sizes import Sizes
     from edgekd.pipeline.targets import present_target
@@ -48,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     target = present_target(args.target)
     store = options.store(args)
     shapes = parse_shapes(args.shape)
-    # Answers do not hang on the batch: a format of fixed sizes is exported as a gate at batch 1 does it.
+    # Answers do not hang on the batch: a format of fixed sizes is exported as the shapes say, else at batch 1.
     artifact = runnable(
         args.model, args.role, options.weights(args, (args.role,)), target, store, options.prepares(args),
-        Sizes(shapes=shapes, batch=1, most=args.batch),
+        Sizes(shapes=shapes, most=max(PLAIN_BATCH, args.batch)),
     )  # fmt: skip
     check_inputs({args.role: artifact}, shapes=shapes, rename=options.renames(args))
     task = TaskSpec(

@@ -169,7 +169,7 @@ def open_arm(
             memory_bytes=setting.memory_bytes,
             cpus=cpus,
             threads=threads,
-        ),  # fmt: skip
+        ),
         setting.search,
     )
     stack.callback(child.close)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from edgekd.artifact import Artifact, record_file
+from edgekd.artifact import Artifact, FileRecord, record_file
 from edgekd.errors import ModelError
 from edgekd.measure.arm import BUILD_OF
 
@@ -47,7 +47,18 @@ def _build(artifact: Artifact, listed: Mapping[str, Any]) -> Artifact:
     return replace(
         artifact,
         entry=str(path),
-        files=(found,),
+        files=_files_of(artifact, path),
         lineage={**artifact.lineage, BUILD_OF: artifact.digest},
         prepare={},
     )
+
+
+def _files_of(artifact: Artifact, entry: PurePosixPath) -> tuple[FileRecord, ...]:
+    """A build's file with what lies in its folder: its own record, external data, what a stripped plan is refitted from.
+
+    In the artifact's own folder, which is the first build's, only files that carry its name are its own.
+    """
+    folder = artifact.folder / entry.parent
+    beside = folder.glob(f"{entry.name}*") if entry.parent == PurePosixPath() else folder.rglob("*")
+    names = {p.relative_to(artifact.folder).as_posix() for p in beside if p.is_file()}
+    return tuple(record_file(artifact.folder, name) for name in sorted({str(entry), *names}))

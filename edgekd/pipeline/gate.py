@@ -152,7 +152,9 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
             absent = (target,)
         else:
             sizes = measured_sizes(request.shapes, request.measure.batch, request.measure.as_scenario)
-            student = runnable(request.student, "student", request.weights, target, store, request.prepare, sizes)
+            student = runnable(
+                request.student, "student", request.weights, target, store, request.prepare, sizes
+            )
             teacher = (
                 runnable(request.teacher, "teacher", request.weights, target, store, request.prepare, sizes)
                 if request.teacher

@@ -148,16 +148,52 @@ class _Entrants:
     references: Mapping[str, Reference]
 
 
+def _all_entrants(
+    targets: Sequence[ResolvedTarget | AbsentTarget],
+    recipe: Recipe,
+    made: Made,
+    task: TaskSpec,
+    baseline: Model | Artifact | None,
+    store: StageStore,
+) -> tuple[list[ResolvedTarget | AbsentTarget], dict[str, _Entrants]]:
+    """What runs on each target, by its name; an optional one that nothing can be made for is absent, with the reason.
+
+    Raises:
+        EdgeKDError: the models of a required target cannot be made.
+    """
+    left: list[ResolvedTarget | AbsentTarget] = []
+    found: dict[str, _Entrants] = {}
+    students: dict[str, list[tuple[str, Artifact]]] = {}
+    for target in targets:
+        if isinstance(target, ResolvedTarget):
+            format_name = format_of(target, recipe)
+            try:
+                if format_name not in students:
+                    students[format_name] = make_candidates(recipe, made, task, store, (format_name,))
+                own = students[format_name]
+                found[str(target.target)] = _entrants(target, recipe, made, own, baseline, store)
+            except (InfrastructureError, InputError) as e:
+                if target.target.required:
+                    raise
+                left.append(_failed(target, e))
+                continue
+        left.append(target)
+    return left, found
+
+
+def _failed(target: ResolvedTarget, error: Exception) -> AbsentTarget:
+    return AbsentTarget(target=str(target.target), required=False, reason=f"failed: {error}")
+
+
 def _entrants(
     target: ResolvedTarget,
     recipe: Recipe,
     made: Made,
-    students: Sequence[tuple[str, Artifact]],
+    own: Sequence[tuple[str, Artifact]],
     baseline: Model | Artifact | None,
     store: StageStore,
 ) -> _Entrants:
     format_name = format_of(target, recipe)
-    own = [s for s in students if s[1].format == format_name]
     teacher = ("teacher", float_artifact(made.teacher, format_name, recipe, store, "teacher"))
     references = {"teacher": Reference(label=teacher[0], artifact=teacher[1], role="teacher")}
     references |= student_references(recipe, made, own, store, format_name)
@@ -205,7 +241,6 @@ def run_recipe(
     formats = [f for f in recipe.export if any(format_of(t, recipe) == f for t in here)]
     unused = [f for f in recipe.export if f not in formats]
     said = [f"No target that is here opens {f}: the student was not exported to it." for f in unused]
-    students = make_candidates(recipe, made, task, store, formats) if formats else []
     baseline: Model | Artifact | None = None
     state = ""
     if recipe.gates.baseline:
@@ -217,7 +252,9 @@ def run_recipe(
                 open_reference(recipe.gates.baseline, weights=None, base=base, store=store),
             )
             state = "present"
-    entrants = {str(t.target): _entrants(t, recipe, made, students, baseline, store) for t in here}
+    targets, entrants = _all_entrants(targets, recipe, made, task, baseline, store)
+    by_format = {s[1].format: e.students for e in entrants.values() for s in e.students}
+    students = [s for f in recipe.export for s in by_format.get(f, ())]
     answer = parse_output(recipe.task.output) if recipe.task.output else {}
     output = {"teacher": answer, "student": answer}
     with building(out) as root:
@@ -248,7 +285,7 @@ def run_recipe(
             except (InfrastructureError, InputError) as e:
                 if target.target.required:
                     raise
-                absent.append(AbsentTarget(target=str(target.target), required=False, reason=f"failed: {e}"))
+                absent.append(_failed(target, e))
                 continue
             selected[str(target.target)] = digest
             candidates += judged

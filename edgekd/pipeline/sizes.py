@@ -58,7 +58,7 @@ def export_options(source: Model | Artifact, format_name: str, sizes: Sizes) -> 
     elif isinstance(source, Model) and _plans_batches(exporter):
         given = [shapes[s.name] for s in source.inputs if s.dynamic_batch and s.name in shapes]
         most = max([sizes.most, *(high[0] for _, _, high in given)])
-        # One size leaves the batch open; a range would end it.
+        # One size leaves the batch open. A range would end it, and the last rows of a split are few.
         shapes = {
             spec.name: _widened(shapes[spec.name], most) if spec.dynamic_batch else shapes[spec.name]
             for spec in source.inputs
@@ -75,7 +75,7 @@ def _plans_batches(exporter: Exporter) -> bool:
 
 def _widened(ends: tuple[tuple[int, ...], ...], most: int) -> tuple[tuple[int, ...], ...]:
     low, usual, high = ends
-    return ends if low == high else (low, usual, (max(high[0], most), *high[1:]))
+    return ends if low == high else ((1, *low[1:]), usual, (max(high[0], most), *high[1:]))
 
 
 def _fixed(inputs: Sequence[TensorSpec], shapes: Shapes, batch: int | None) -> dict[str, Any]:

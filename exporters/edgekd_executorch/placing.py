@@ -26,6 +26,16 @@ _XNNPACK_TYPES = {
     "S8": "int8", "U8": "uint8",
 }  # fmt: skip
 
+#: Operators that move, copy or re-code values and compute nothing: in no precision. Words of XNNPACK
+#: (xnnpack/operator-type-defs.inc), and of kernels without their namespace and overload.
+_MOVING_INSIDE = frozenset({
+    "Convert", "Copy", "Transpose", "Slice", "Split", "Concatenate", "Constant Pad", "Channel Shuffle",
+    "Depth To Space", "Space To Depth", "Reshape",
+})  # fmt: skip
+_MOVING = re.compile(
+    r"(\w+_copy|clone|cat|stack|split|constant_pad_nd|pixel_(un)?shuffle|index|index_select|gather|embedding|roll|flip"
+    r"|repeat|full|et_view|_clone_dim_order|_empty_dim_order|(de)?quantize_per_\w+)"
+)
 #: Kernels that compute sizes or make views; they touch no tensor's values.
 _SIZES = ("aten::sym_size", "aten::sym_numel", "aten::sym_storage_offset", "executorch_prim::")
 
@@ -37,6 +47,15 @@ def is_operator(operator: str) -> bool:
     (True, False)
     """
     return not operator.startswith(_SIZES) or operator.startswith("executorch_prim::et_copy")
+
+
+def is_moving(operator: str) -> bool:
+    """Whether a kernel moves or re-codes values and computes nothing.
+
+    >>> is_moving("aten::view_copy.out"), is_moving("quantized_decomposed::quantize_per_tensor.out"), is_moving("aten::mm.out")
+    (True, True, False)
+    """
+    return bool(_MOVING.fullmatch(operator.rpartition("::")[2].partition(".")[0]))
 
 
 def place_program(path: Path, program: Program, feeds: Mapping[str, Array]) -> list[PlacedOp]:
@@ -85,8 +104,8 @@ def _placed(path: Path, program: Program, events: list[Any]) -> list[PlacedOp]:
             )  # fmt: skip
         elif is_operator(step.operator):
             placed.append(
-                PlacedOp(name=f"{step.operator} {number}", op_type=step.operator, place=PORTABLE, dtype=step.dtype,
-                         time_ns=_time_ns(event))
+                PlacedOp(name=f"{step.operator} {number}", op_type=step.operator, place=PORTABLE,
+                         dtype="" if is_moving(step.operator) else step.dtype, time_ns=_time_ns(event))
             )  # fmt: skip
         inside = []
     if next(steps, None) is not None:
@@ -102,11 +121,12 @@ def _inside(backend: str, number: int, event: Any) -> PlacedOp:
         if types
         else []
     )
+    kind = name.partition("(")[0].strip() or name
     return PlacedOp(
         name=f"{number}: {name}",
-        op_type=name.partition("(")[0].strip() or name,
+        op_type=kind,
         place=backend,
-        dtype=found[0] if found else "",
+        dtype=found[0] if found and kind not in _MOVING_INSIDE else "",
         time_ns=_time_ns(event),
     )
 

@@ -14,6 +14,14 @@ from edgekd.spec import NUMPY_DTYPES, Dim, TensorSpec
 from edgekd_litert.boundary import Affine, affine_of
 
 _DELEGATE = "DELEGATE"
+#: Operators that move, copy or re-code values and compute nothing: in no precision (LiteRT's schema.fbs,
+#: BuiltinOperator).
+MOVING = frozenset({
+    "QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "CONCATENATION", "PACK",
+    "UNPACK", "SPLIT", "SPLIT_V", "SLICE", "STRIDED_SLICE", "PAD", "PADV2", "MIRROR_PAD", "TILE", "BROADCAST_TO",
+    "SHAPE", "GATHER", "GATHER_ND", "EMBEDDING_LOOKUP", "SCATTER_ND", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH",
+    "BATCH_TO_SPACE_ND", "SPACE_TO_BATCH_ND", "REVERSE_V2", "FILL",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

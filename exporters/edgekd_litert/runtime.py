@@ -21,7 +21,7 @@ from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.placement import PlacedOp
 from edgekd.spec import check_feeds
 from edgekd.target import Placement, SessionOptions
-from edgekd_litert.graph import Operator, Port, delegates, operators, ports, signature_names
+from edgekd_litert.graph import MOVING, Operator, Port, delegates, operators, ports, signature_names
 from edgekd_onnx.settings import own_threads, thread_counts
 
 _PURPOSE = "running LiteRT models"
@@ -327,8 +327,8 @@ class LiteRtRuntime:
         own = session.placement.provider if session.placement.provider != "xnnpack" else "builtin"
         return tuple(
             PlacedOp(
-                name=n.name, op_type=n.op_type, place="XNNPACK" if n.delegated else own, dtype=n.dtype,
-                sources=(n.name,),
+                name=n.name, op_type=n.op_type, place="XNNPACK" if n.delegated else own,
+                dtype="" if n.op_type in MOVING else n.dtype, sources=(n.name,),
             )
             for n in nodes
         )  # fmt: skip

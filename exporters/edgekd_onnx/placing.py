@@ -24,6 +24,15 @@ _INT8_OPS = frozenset(
     | {"QEmbedLayerNormalization", "QOrderedMatMul", "QOrderedAttention"}
 )
 _EIGHT_BITS = ("int8", "uint8")
+#: Operators that move, copy or re-code values and compute nothing: in no precision (onnx, Operators.md; Reorder* are
+#: onnxruntime's layout changes, Memcpy* its copies between devices).
+_MOVING = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "Cast", "CastLike", "Identity", "Reshape", "Flatten", "Squeeze",
+    "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Pad", "Tile", "Expand", "DepthToSpace", "SpaceToDepth",
+    "ReverseSequence", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Shape", "Size",
+    "Constant", "ConstantOfShape", "ReorderInput", "ReorderOutput", "MemcpyToHost", "MemcpyFromHost",
+    "QLinearConcat",
+})  # fmt: skip
 
 
 def place_file(
@@ -87,7 +96,12 @@ def placed_ops(events: Iterable[Mapping[str, Any]], path: Path) -> tuple[PlacedO
 
 
 def _dtype(op: str, args: Mapping[str, Any]) -> str:
-    """What an operator computed in: 8 bits where it is one of the integer kernels or writes 8 bits, else its output."""
+    """What an operator computed in: 8 bits where it is one of the integer kernels or writes 8 bits, else its output.
+
+    Empty of one that computes nothing: what QuantizeLinear writes says nothing of what the model computes in.
+    """
+    if op in _MOVING:
+        return ""
     if op.startswith("QLinear") or op.endswith("Integer") or op in _INT8_OPS:
         return "int8"
     written = _types(args.get("output_type_shape")) or _types(args.get("input_type_shape"))

@@ -12,6 +12,7 @@ from edgekd.errors import ModelError, PolicyError
 from edgekd.lazy import require
 from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.spec import TensorSpec
+from edgekd_onnx.external import refuse_location
 from edgekd_onnx.runtime import dimension
 from edgekd_onnx.writing import one_line
 
@@ -86,7 +87,8 @@ def external_files(path: Path, model: Any) -> tuple[str, ...]:
             continue
         entries = {e.key: e.value for e in tensor.external_data}
         location = entries.get("location", "")
-        _refuse_outside(path, location, tensor.name)
+        refuse_location(path, location, tensor.name)
+        _refuse_links(path, location)
         file = path.parent / location
         if not file.is_file():
             raise ModelError(f"{path} keeps weights in {file}, which is missing", "copy it beside the model")
@@ -108,18 +110,9 @@ def external_files(path: Path, model: Any) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _refuse_outside(path: Path, location: str, tensor: str) -> None:
+def _refuse_links(path: Path, location: str) -> None:
     pure = PurePosixPath(location)
-    outside = not location or "\\" in location or pure.is_absolute() or ".." in pure.parts
     file = path.parent / location
-    if not outside:
-        inside = path.parent.resolve()
-        outside = inside not in file.resolve().parents
-    if outside:
-        raise PolicyError(
-            f"{path}: tensor '{tensor}' keeps its data at {location!r}, outside the model's folder",
-            "do not use this file",
-        )
     if any((path.parent / p).is_symlink() for p in [pure, *pure.parents]):
         raise PolicyError(f"{path}: external data {location!r} is a symbolic link", "copy the file itself")
     if file.is_file() and file.stat().st_nlink > 1:

@@ -19,6 +19,7 @@ from edgekd.spec import Dim, TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
 from edgekd.workload import Profile
 from edgekd_onnx.compute_stream import ComputeStream, compute_stream
+from edgekd_onnx.external import refuse_outside_data
 from edgekd_onnx.providers import (
     CPU,
     CUDA,
@@ -255,7 +256,7 @@ class OnnxRuntime:
         Raises:
             ModelError: missing, damaged, or with operators or an opset that this build does not have;
             TargetUnavailableError: the provider is not there, or another one or another setting was used;
-            UsageError: a setting.
+            UsageError: a setting; PolicyError: external data outside the file's folder.
         """
         return self._open(path, options)
 
@@ -301,6 +302,8 @@ class OnnxRuntime:
             raise TargetUnavailableError(what, fix)
         if not path.is_file():
             raise ModelError(f"{path} does not exist", "check the path")
+        if path.suffix == ".onnx":
+            refuse_outside_data(path)
         on_cpu = wanted == CPU
         asked = resolve(options.settings or {}, options.threads)
         refuse_foreign_settings(wanted, asked)

@@ -16,6 +16,15 @@ from edgekd_openvino.specs import DTYPES
 
 #: Ends of the graph and constants: they hold data, and execute nothing.
 _NOT_OPERATORS = ("Input", "Output", "Const", "Constant")
+#: Operators that move, copy or re-code values and compute nothing: in no precision. In lower case, of the CPU plugin
+#: (openvino/src/plugins/intel_cpu/src/cpu_types.cpp) and of the GPU's where it has other words.
+_MOVING = frozenset({
+    "reorder", "convert", "fakequantize", "reshape", "transpose", "permute", "concatenation", "split", "crop",
+    "pad", "stridedslice", "strided_slice", "slice", "tile", "broadcast", "gather", "gatherelements", "gathernd",
+    "shapeof", "shape_of", "spacetobatch", "batchtospace", "depthtospace", "spacetodepth", "shufflechannels",
+    "roll", "border", "reversesequence", "scatterupdate", "scatterelementsupdate", "scatterndupdate", "memoryinput",
+    "memoryoutput", "quantize",
+})  # fmt: skip
 #: What an ONNX convolution with a bias is called after OpenVINO has split it.
 _SPLIT = "/WithoutBiases"
 #: OpenVINO's profiler counts whole microseconds (ov::ProfilingInfo).
@@ -61,7 +70,7 @@ def read_graph(model: Any, place: str) -> tuple[PlacedOp, ...]:
             name=str(node.get_friendly_name()),
             op_type=kind,
             place=place,
-            dtype=DTYPES.get(precision, precision),
+            dtype="" if kind.lower() in _MOVING else DTYPES.get(precision, precision),
             time_ns=float(took) * 1000,
             sources=_sources(told.get("originalLayersNames", "")),
         )

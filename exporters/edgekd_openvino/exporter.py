@@ -63,7 +63,8 @@ class OpenVinoExporter:
         _check_options(options, (*_OPTIONS, *_OF_ONNX))
         # Feeds are read once, and compared at the end only.
         first = {k: v for k, v in options.items() if k in ("opset", "shapes")}
-        if options.get("dtype") != "float16":  # whose tolerances are shares, and not of the float32 file in between
+        # Tolerances of float16 are shares of its outputs, and not of the float32 file in between.
+        if options.get("dtype") != "float16":
             first |= {k: v for k, v in options.items() if k in ("atol", "rtol")}
         try:
             work = tempfile.TemporaryDirectory(prefix="edgekd-openvino-")

@@ -16,6 +16,7 @@ from edgekd.placement import PlacedOp
 from edgekd.spec import TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
 from edgekd.workload import Profile
+from edgekd_onnx.external import refuse_outside_data
 from edgekd_openvino.document import scan
 from edgekd_openvino.library import core, errors, openvino, reason, version
 from edgekd_openvino.settings import properties, read_back, worth_trying
@@ -59,7 +60,7 @@ def read_model(path: Path) -> Any:
 
     Raises:
         ModelError: missing, damaged, of another kind, or with operators that OpenVINO does not have; PolicyError:
-        weights that are a link.
+        weights that are a link, or that an ONNX file keeps outside its folder.
     """
     ov = openvino(_PURPOSE)
     kind = _FRONTENDS.get(path.suffix.lower())
@@ -69,6 +70,8 @@ def read_model(path: Path) -> Any:
         scan(path)
     elif not path.is_file():
         raise ModelError(f"{path} does not exist", "check the path")
+    else:
+        refuse_outside_data(path)
     frontend = require("openvino.frontend", extra="openvino", purpose=_PURPOSE)
     try:
         reader = frontend.FrontEndManager().load_by_framework(kind)

@@ -178,10 +178,17 @@ class Execution:
         cudart = self._cuda.cudart
         mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._cuda.check(cudart.cudaStreamBeginCapture(self.stream, mode), "beginning a capture")
-        enqueued = bool(self.context.execute_async_v3(self.stream))
-        code, graph = cudart.cudaStreamEndCapture(self.stream)
-        if not enqueued or code != cudart.cudaError_t.cudaSuccess:
-            cudart.cudaGetLastError()  # a failed capture leaves its error behind for the next call
+        enqueued = captured = False
+        try:
+            enqueued = bool(self.context.execute_async_v3(self.stream))
+        finally:  # whatever happens: a stream that stays in capture runs nothing any more
+            code, graph = cudart.cudaStreamEndCapture(self.stream)
+            captured = code == cudart.cudaError_t.cudaSuccess
+            if not (enqueued and captured):
+                cudart.cudaGetLastError()  # a failed capture leaves its error behind for the next call
+                if captured:
+                    cudart.cudaGraphDestroy(graph)
+        if not (enqueued and captured):
             return f"capture failed: {code.name if enqueued else 'TensorRT refused to enqueue'}"
         try:
             self._graph = self._cuda.check(cudart.cudaGraphInstantiate(graph, 0), "instantiating a graph")

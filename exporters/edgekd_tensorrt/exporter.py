@@ -16,7 +16,7 @@ from edgekd.data.example import Array
 from edgekd.errors import ModelError, UsageError
 from edgekd.files import write_json
 from edgekd.model import Model
-from edgekd.parity import PARITY_ATOL, PARITY_RTOL, Parity, check_parity
+from edgekd.parity import Parity, check_parity
 from edgekd.quantize.config import QuantConfig
 from edgekd.spec import TensorSpec
 from edgekd.stages import default_cache_root, tool_versions
@@ -51,6 +51,7 @@ class TensorRtExporter:
     quantized_source = "onnx"
     quantized_variant = "tensorrt"
     OPTIONS: Mapping[str, str] = OPTIONS
+    FILE_OPTIONS: tuple[str, ...] = ("timing_cache",)
 
     def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
         """Export to ONNX in a temporary folder, and build that.
@@ -63,8 +64,7 @@ class TensorRtExporter:
         options = {**options, "feeds": list(options.get("feeds") or ())}
         refuse_unknown(options, (*_COMMON, "optimize"))
         # A wrong option is said before anything is exported.
-        read_options(options)
-        read_tolerances(options, PARITY_ATOL, PARITY_RTOL)
+        _tolerances(str(options.get("dtype") or "float32"), read_options(options), options)
         first = {k: v for k, v in options.items() if k in _COMMON or k in _ONNX_OPTIONS}
         with tempfile.TemporaryDirectory(prefix="edgekd-onnx-") as folder:
             source = OnnxExporter().export(
@@ -105,14 +105,14 @@ class TensorRtExporter:
         options = {**options, "feeds": list(options.get("feeds") or ())}
         refuse_unknown(options, _COMMON)
         asked = read_options(options)
-        read_tolerances(options, PARITY_ATOL, PARITY_RTOL)  # before the build, which may take an hour
+        _tolerances(artifact.dtype, asked, options)  # before the build, which may take an hour
         _refuse_types(artifact, options)
         profiles = plan_profiles(artifact.inputs, options)
         values = plan_values(options, len(profiles))
         try:
             records = _build_all(artifact, out, asked, profiles, values)
             parities = [
-                _parity(artifact, out / name, options, profiles, values) for name in plan_names(asked.builds)
+                _parity(artifact, out / name, asked, options, profiles, values) for name in plan_names(asked.builds)
             ]
         except BaseException:
             _remove(out)
@@ -129,6 +129,7 @@ class TensorRtExporter:
         }
         if asked.builds > 1:
             lineage["builds"] = _compared(out, records, parities)
+            lineage["companions"] = _companions(out, asked.builds)
         return Artifact(
             folder=out, entry=ENTRY, format=self.format, dtype=artifact.dtype, files=tuple(files),
             inputs=artifact.inputs, outputs=artifact.outputs, prepare=dict(artifact.prepare),
@@ -262,9 +263,25 @@ def _carry_source(artifact: Artifact, folder: Path) -> list[str]:
     return names
 
 
+def _tolerances(dtype: str, asked: BuildOptions, options: Mapping[str, Any]) -> tuple[float, float]:
+    """``atol`` and ``rtol`` as asked for, else those of the graph's dtype; of one without an entry those of int8.
+
+    TF32 keeps as many bits as float16 (NVIDIA A100 whitepaper, *TensorFloat-32*).
+
+    Raises:
+        UsageError: not a number >= 0.
+    """
+    from edgekd_onnx.export_options import TOLERANCES
+
+    if asked.tf32 and dtype == "float32":
+        dtype = "float16"
+    return read_tolerances(options, *TOLERANCES.get(dtype, TOLERANCES["int8"]))
+
+
 def _parity(
     artifact: Artifact,
     plan: Path,
+    asked: BuildOptions,
     options: Mapping[str, Any],
     profiles: Sequence[Mapping[str, Ends]],
     values: Sequence[Mapping[str, Ends]],
@@ -276,7 +293,7 @@ def _parity(
     """
     from edgekd_onnx.runtime import OnnxRuntime
 
-    atol, rtol = read_tolerances(options, PARITY_ATOL, PARITY_RTOL)
+    atol, rtol = _tolerances(artifact.dtype, asked, options)
     feeds = list(profile_feeds(artifact.inputs, profiles, values, iter(options.get("feeds") or ())))
     reference = OnnxRuntime().open(artifact.path, SessionOptions(threads=1))
     try:
@@ -315,6 +332,13 @@ def _compared(out: Path, records: Sequence[Mapping[str, Any]], parities: Sequenc
             for name, record, parity in zip(names, records, parities, strict=True)
         ],
     }
+
+
+def _companions(out: Path, builds: int) -> list[dict[str, str]]:
+    """The files of every build but the first, which do not belong to the artifact."""
+    plans = [out / name for name in plan_names(builds)[1:]]
+    files = [(plan.parent / name).relative_to(out).as_posix() for plan in plans for name in _own_files(plan)]
+    return [{"path": name, "sha256": record_file(out, name).sha256} for name in sorted(files)]
 
 
 def _remove(out: Path) -> None:

@@ -22,6 +22,11 @@ _DTYPES = {
     "BFLOAT16": "bfloat16", "INT8": "int8", "FP8": "float8e4m3fn", "INT4": "int4", "FP4": "float4e2m1",
     "INT32": "int32", "INT64": "int64", "BOOL": "bool", "UINT8": "uint8",
 }  # fmt: skip
+#: Kinds of layers that move, copy or re-code values and compute nothing: in no precision.
+_MOVING = frozenset({
+    "Reformat", "NoOp", "Shuffle", "Concatenation", "Slice", "Constant", "Cast", "Identity", "Gather", "Shape",
+    "Quantize", "Dequantize", "Scatter", "Padding", "Assertion",
+})  # fmt: skip
 _WORD = re.compile(r"\b(" + "|".join(sorted(_DTYPES, key=len, reverse=True)) + r")\b", re.I)
 #: Where a layer's metadata names the nodes that it was made of.
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -68,9 +73,12 @@ class Inspection:
     def placed(self) -> tuple[PlacedOp, ...]:
         """The layers as operators that TensorRT ran."""
         return tuple(
-            PlacedOp(name=x.name, op_type=x.kind, place="TensorRT", dtype=x.dtype, sources=x.sources)
+            PlacedOp(
+                name=x.name, op_type=x.kind, place="TensorRT", dtype="" if x.kind in _MOVING else x.dtype,
+                sources=x.sources,
+            )
             for x in self.layers
-        )
+        )  # fmt: skip
 
 
 def element_type(text: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from edgekd.errors import MissingDependencyError, TargetUnavailableError
 from edgekd.lazy import require
 
-#: First version that this code was written against, and the first major that it was not; see contract.json.
+#: First version that is taken, and the first major that is not; see contract.json for those that were read. 10.3, of
+#: JetPack 6, lacks IBuilderConfig.tiling_optimization_level and l2_limit_for_tiling (new in 10.8, its release notes).
 OLDEST = (10, 13)
 NEXT_MAJOR = 12
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fixtures_board import Sshd
+from fixtures_builds import built_twice
 
 from edgekd.artifact import Artifact
 from edgekd.board import session as sessions
@@ -66,6 +67,27 @@ def test_gate_measures_evaluates_and_judges_there(edgekd: Edgekd, tmp_path: Path
     assert edgekd(*asked, "--out", str(tmp_path / "again"))[0] == 0
     assert (tmp_path / "again/evidence" / measured.name).read_bytes() == measured.read_bytes()
     assert edgekd("gate", str(tmp_path / "run"))[0] == 0
+
+
+@pytest.mark.parametrize(("layers", "decision"), [(1, "pass"), (12, "reject")])
+def test_the_worst_build_is_judged_there(edgekd: Edgekd, tmp_path: Path, layers: int, decision: str) -> None:
+    built_twice(tmp_path / "student", layers)
+    code, said, _ = edgekd(
+        "gate", "--teacher", "student.onnx", "--student", str(tmp_path / "student"), "--max-latency-ratio", "1.5",
+        "--target", TARGET, "--out", str(tmp_path / "run"),
+    )  # fmt: skip
+    (gate,) = json.loads((tmp_path / "run/verdict.json").read_text())["gates"]
+    assert (gate["decision"], code) == (decision, {"pass": 0, "reject": 1}[decision]), said
+    assert gate["reason"].endswith("the worst of 2 builds")
+
+
+def test_the_placement_gate_is_decided_there(edgekd: Edgekd, tmp_path: Path) -> None:
+    asked = [
+        "gate", "--student", "student.onnx", "--min-placement", "1.0", "--placement-on", "cpu", "--target", TARGET,
+    ]  # fmt: skip
+    code, said, _ = edgekd(*asked, "--out", str(tmp_path / "run"))
+    (gate,) = json.loads((tmp_path / "run/verdict.json").read_text())["gates"]
+    assert (gate["gate"], gate["decision"], gate["estimate"], code) == ("placement", "pass", 1.0, 0), said
 
 
 def test_bench_with_the_boards_resources(edgekd: Edgekd, tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ from edgekd.errors import (
 )
 from edgekd.evidence import load_measurement, save_measurement
 from edgekd.measure import Protocol, Scenario, Setting, ledger
+from edgekd.placement import PlacingRuntime
 from edgekd.spec import draw_feeds
 from edgekd.target import SessionOptions, parse_target
 from edgekd_devices import remote
@@ -176,6 +180,28 @@ def test_a_child_that_dies_there_is_told_here(board: Sshd, teacher: Artifact) ->
     assert not open_board(TARGET).lost
 
 
+def test_where_operators_ran_is_told_from_there(board: Sshd, teacher: Artifact) -> None:
+    from edgekd_onnx.runtime import OnnxRuntime
+
+    feeds = draw_feeds(teacher.inputs, seed=3, shapes={}, batch=2)
+    far = remote.onnxruntime()  # type: ignore[operator]
+    assert isinstance(far, PlacingRuntime)
+    told = far.place(teacher.path, SessionOptions(device="ssh/board"), feeds)
+    here = OnnxRuntime().place(teacher.path, SessionOptions(), feeds)
+    assert [replace(op, time_ns=None) for op in told] == [replace(op, time_ns=None) for op in here]
+    assert {op.place for op in told} == {"CPUExecutionProvider"}
+    with pytest.raises(DataError, match="ssh/board"):
+        far.place(teacher.path, SessionOptions(device="ssh/board"), {"x": np.zeros((1, 3), np.float32)})
+
+
+def test_a_runtime_that_does_not_tell_is_not_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        formats = ("onnx",)
+
+    monkeypatch.setattr(remote, "load_plugin", lambda group, name: Silent)
+    assert not isinstance(remote.onnxruntime(), PlacingRuntime)  # type: ignore[operator]
+
+
 def test_more_threads_than_the_board_has(board: Sshd, teacher: Artifact) -> None:
     with pytest.raises(UsageError, match="ssh/board: 4096 threads were asked for"):
         remote.onnxruntime().open(teacher.path, SessionOptions(device="ssh/board", threads=4096))  # type: ignore[operator]
@@ -276,6 +302,7 @@ def test_a_runner_of_numpy_and_one_runtime(
             "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @; Host key verification failed.",
             "ssh-keygen -R x",
         ),
+        ("Host key for x has changed and you have requested strict checking.", "ask its owner"),
         ("x@y: Permission denied (publickey).", "ssh-copy-id x"),
         ("ssh: connect to host x port 22: Connection refused", "start sshd"),
         ("ssh: connect to host x port 22: Connection timed out", "power it on"),
@@ -301,6 +328,37 @@ def test_an_unknown_host_key_is_refused(fresh: Sshd, tmp_path: Path, monkeypatch
     ):
         open_board(TARGET)
     assert (tmp_path / "known_hosts").read_text() == ""
+
+
+def test_a_changed_host_key_is_refused_without_the_command_that_removes_it(
+    fresh: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = (fresh.folder / "user.pub").read_text().split()  # a key that is not the host's
+    known = f"[127.0.0.1]:{fresh.port} {other[0]} {other[1]}\n"
+    (tmp_path / "known_hosts").write_text(known)
+    config = fresh.config.read_text().replace(
+        str(fresh.folder / "known_hosts"), str(tmp_path / "known_hosts")
+    )
+    (tmp_path / "config").write_text(config)
+    monkeypatch.setenv("EDGEKD_SSH", f"ssh -F {tmp_path / 'config'}")
+    with pytest.raises(TargetUnavailableError, match="has changed and you have requested strict") as e:
+        open_board(TARGET)
+    assert "ssh-keygen" not in e.value.what and "\n" not in str(e.value)
+    assert e.value.fix.startswith("ask its owner why its key changed")
+    assert (tmp_path / "known_hosts").read_text() == known
+
+
+def test_a_python_in_the_home_folder(
+    fresh: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix=".edgekd test ", dir=Path.home()))
+    try:
+        wrapper(folder)
+        monkeypatch.setenv("EDGEKD_BOARD_PYTHON", f"~/{folder.name}/python")
+        assert open_board(TARGET).device == "cpu"
+        close_boards()
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_key_that_is_not_let_in(fresh: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,14 @@ ALL = [block for page in PAGES for block in blocks(page)]
 
 #: Blocks that are not run here, by page and first command, each with the reason.
 NOT_RUN = {
+    ("docs/suites.md", "python bench/suites/table.py --out docs/results"): "half an hour of exports",
+    ("docs/suites.md", "pytest bench/suites --edgekd-target cpu:openvino --benchmark-json timings.json"): (
+        "minutes of timing; a part of it runs in tests/bench"
+    ),
+    (
+        "docs/executorch.md",
+        "pip install 'edgekd[executorch]'",
+    ): "installs into this environment; the commands run in tests",
     (
         "docs/devices.md",
         "EDGEKD_BOARD_PROFILE=jetson-orin-nx-16gb edgekd bench student.onnx --target ssh/orin:onnxruntime",

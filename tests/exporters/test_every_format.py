@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd.errors import MissingDependencyError
 from edgekd.model import Model
 from edgekd.plugins import load_plugin
 from edgekd.stages import StageStore
@@ -70,23 +69,20 @@ def real_digits(batch: int) -> list[Mapping[str, Any]]:
     return [{"image": images[k : k + batch]} for k in range(0, 3 * batch, batch)]
 
 
-def write(format_name: str) -> tuple[Any, Any, bool]:
+def write(format_name: str, request: pytest.FixtureRequest) -> tuple[Any, Any, bool]:
     package, runtime, dynamic = FORMATS[format_name]
     if importlib.util.find_spec(package) is None:  # importing openvino would start its telemetry
         pytest.skip(f"{package} is not installed")
     if format_name == "litert":
-        from edgekd_litert.environment import converter_packages
-
-        try:
-            converter_packages(make=False)
-        except MissingDependencyError as e:
-            pytest.skip(f"nothing to write LiteRT with: {e}")
+        request.getfixturevalue("converter")
     return load_plugin("edgekd.exporters", format_name)(), load_plugin("edgekd.runtimes", runtime)(), dynamic
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_images_of_three_batches(format_name: str, digits_model: Model, tmp_path: Path) -> None:
-    exporter, runtime, dynamic = write(format_name)
+def test_images_of_three_batches(
+    format_name: str, digits_model: Model, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    exporter, runtime, dynamic = write(format_name, request)
     shapes = {"image": ((1, 1, 8, 8), (2, 1, 8, 8), (7, 1, 8, 8))}
     artifact, parity = check_round_trip(
         exporter, runtime, digits_model, tmp_path, shapes=shapes, real=real_digits(2), dynamic=dynamic
@@ -97,16 +93,20 @@ def test_images_of_three_batches(format_name: str, digits_model: Model, tmp_path
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_ids_and_values_of_three_lengths(format_name: str, mixed_model: Model, tmp_path: Path) -> None:
-    exporter, runtime, dynamic = write(format_name)
+def test_ids_and_values_of_three_lengths(
+    format_name: str, mixed_model: Model, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    exporter, runtime, dynamic = write(format_name, request)
     shapes = {"ids": ((1, 2), (2, 8), (4, 31)), "values": ((1, 2, 4), (2, 8, 4), (4, 31, 4))}
     _, parity = check_round_trip(exporter, runtime, mixed_model, tmp_path, shapes=shapes, dynamic=dynamic)
     assert 0 <= parity.max_abs_error < 1e-4
 
 
-def test_an_export_that_answers_otherwise_is_caught(digits_model: Model, tmp_path: Path) -> None:
+def test_an_export_that_answers_otherwise_is_caught(
+    digits_model: Model, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The exporter's own check is not what this suite believes."""
-    exporter, runtime, _ = write("onnx")
+    exporter, runtime, _ = write("onnx", request)
 
     class Wrong(type(exporter)):  # type: ignore[misc]
         def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Any:

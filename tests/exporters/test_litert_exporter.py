@@ -12,11 +12,10 @@ pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
 
 import fixtures_tflite
 
-from edgekd.errors import InputError, MissingDependencyError, ModelError, UsageError
+from edgekd.errors import InputError, ModelError, UsageError
 from edgekd.model import Model
 from edgekd.quantize.config import QuantConfig
 from edgekd.spec import TensorSpec, draw_feeds, parse_shapes
-from edgekd.stages import StageStore, default_cache_root
 from edgekd.target import SessionOptions
 from edgekd.testing import check_exporter, check_runtime
 from edgekd_litert import environment
@@ -24,9 +23,6 @@ from edgekd_litert import exporter as module
 from edgekd_litert.exporter import LiteRtExporter, fixed_inputs
 from edgekd_litert.reading import ChildSession
 from edgekd_litert.runtime import LiteRtRuntime
-
-#: Of whoever runs the tests; the session itself gets a cache of its own.
-_CACHE = default_cache_root(os.environ)
 
 _FACTORY = """
 import torch
@@ -73,23 +69,6 @@ class Stubborn(nn.Module):
     def forward(self, x):
         return self.norm(x)
 """
-
-
-@pytest.fixture(scope="session")
-def converter() -> None:
-    """litert-torch: where EDGEKD_LITERT_PYTHON says, or in the user's cache (`python -m edgekd_litert.environment`)."""
-    if os.environ.get(environment.PYTHON_VARIABLE):
-        return
-    key = environment.environment_key()
-    made = StageStore(_CACHE).folder("environments", key)
-    ours = StageStore(default_cache_root(os.environ)).folder("environments", key)
-    if made.is_dir() and not ours.exists():
-        ours.parent.mkdir(parents=True, exist_ok=True)
-        ours.symlink_to(made, target_is_directory=True)
-    try:
-        environment.converter_packages(make=False)
-    except MissingDependencyError as e:
-        pytest.skip(f"no litert-torch: {e}")
 
 
 @pytest.fixture(scope="module")

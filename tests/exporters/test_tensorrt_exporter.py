@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from edgekd.errors import ChildError, EdgeKDError, ModelError, TargetUnavailable
 from edgekd.model import Model
 from edgekd.quantize import QuantConfig
 from edgekd.testing import check_exporter
+from edgekd_onnx.export_options import TOLERANCES
 from edgekd_onnx.exporter import OnnxExporter
 from edgekd_tensorrt.exporter import TensorRtExporter
 
@@ -113,6 +115,30 @@ def test_the_record_names_everything(place: Place, linear: Artifact, tmp_path: P
     assert made.lineage["source"] == linear.digest
     assert [f.path for f in made.files] == ["model.plan", "model.plan.inspector.json", "model.plan.json"]
     assert "much more" not in told["log"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "more", "wanted"),
+    [
+        ("float32", {}, TOLERANCES["float32"]),
+        ("float32", {"tf32": "true"}, TOLERANCES["float16"]),
+        ("float16", {}, (2e-2, 2e-2)),
+        ("bfloat16", {}, (1e-1, 1e-1)),
+        ("int8", {}, TOLERANCES["int8"]),
+        ("int4", {}, TOLERANCES["int8"]),
+        ("int8", {"atol": 0, "rtol": 0.3}, (0.0, 0.3)),
+    ],
+)
+def test_parity_is_held_to_the_tolerance_of_the_graphs_type(
+    new_place: Place, linear: Artifact, tmp_path: Path, dtype: str, more: dict[str, Any], wanted: tuple[float, float]
+) -> None:
+    told = build(replace(linear, dtype=dtype), tmp_path, **more).lineage["parity"]
+    assert (told["atol"], told["rtol"]) == wanted
+
+
+def test_exports_are_kept_by_the_content_of_a_pinned_cache() -> None:
+    assert TensorRtExporter.FILE_OPTIONS == ("timing_cache",)
+    assert set(TensorRtExporter.FILE_OPTIONS) <= set(TensorRtExporter.OPTIONS)
 
 
 def test_tf32_is_off_unless_asked_for(place: Place, linear: Artifact, tmp_path: Path) -> None:

@@ -116,6 +116,21 @@ def test_a_capture_that_fails_is_recorded_or_refused(place: Place, engine: Artif
     session.close()
 
 
+@pytest.mark.parametrize("fault", ["", "capture", "capture-refused", "capture-raises"])
+def test_a_capture_leaves_no_graph_and_no_open_stream(place: Place, engine: Artifact, fault: str) -> None:
+    session = TensorRtRuntime().open(engine.path, CUDA)
+    if fault:
+        place.fault(fault)
+    if fault == "capture-raises":
+        with pytest.raises(RuntimeError, match="planted"):
+            session.bind(feeds_of(engine, 1))
+    else:
+        assert session.bind(feeds_of(engine, 1)).captured == (not fault)
+    assert cuda_double.GRAPHS == {}
+    assert cuda_double.CAPTURING == {}
+    session.close()
+
+
 def test_an_engine_of_another_version_is_named(place: Place, engine: Artifact) -> None:
     other = next(v for v in VERSIONS if v != place.version)
     place.use(other)

@@ -19,6 +19,7 @@ from edgekd.quantize import QuantConfig
 from edgekd.spec import draw_feeds
 from edgekd.target import SessionOptions
 from edgekd.testing import check_runtime
+from edgekd_onnx.export_options import TOLERANCES
 from edgekd_onnx.exporter import OnnxExporter
 from edgekd_tensorrt.exporter import TensorRtExporter
 from edgekd_tensorrt.probe import probe
@@ -27,8 +28,6 @@ from edgekd_tensorrt.runtime import TensorRtRuntime
 pytestmark = pytest.mark.gpu
 
 CUDA = SessionOptions(device="cuda")
-#: Sums in another order on the GPU; TF32 is off.
-TOLERANCE = {"atol": 1e-3, "rtol": 1e-2}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,13 +66,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def engine(source: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return TensorRtExporter().convert(source, tmp_path_factory.mktemp("engine"), dict(TOLERANCE))
+    return TensorRtExporter().convert(source, tmp_path_factory.mktemp("engine"), {})
 
 
 def build(source: Artifact, tmp_path: Path, **options: Any) -> Artifact:
     out = tmp_path / "out"
     out.mkdir()
-    return TensorRtExporter().convert(source, out, {**TOLERANCE, **options})
+    return TensorRtExporter().convert(source, out, options)
 
 
 def test_the_runtime_conforms(engine: Artifact, tmp_path: Path) -> None:
@@ -131,9 +130,19 @@ def test_a_quantized_graph_runs_in_int8(source: Artifact, tmp_path: Path) -> Non
     folder.mkdir()
     feeds = [draw_feeds(source.inputs, seed=i, shapes={}, batch=8) for i in range(4)]
     quantized = OnnxExporter().quantize(source, QuantConfig(variant="tensorrt"), feeds, folder)
-    made = build(quantized, tmp_path, atol=0.2, rtol=0.2)
+    made = build(quantized, tmp_path)
+    assert (made.lineage["parity"]["atol"], made.lineage["parity"]["rtol"]) == TOLERANCES["int8"]
     fed = draw_feeds(made.inputs, seed=1, shapes={}, batch=2)
     assert "int8" in {p.dtype for p in TensorRtRuntime().place(made.path, CUDA, fed)}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_narrower_graph_is_held_to_its_own_tolerance(source: Artifact, tmp_path: Path, dtype: str) -> None:
+    folder = tmp_path / dtype
+    folder.mkdir()
+    narrow = OnnxExporter().convert(source, folder, {"dtype": dtype})
+    told = build(narrow, tmp_path).lineage["parity"]
+    assert (told["atol"], told["rtol"]) == TOLERANCES[dtype]
 
 
 def test_an_operator_that_it_lacks_is_named(source: Artifact, tmp_path: Path) -> None:

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fixtures_builds import built_twice
 from fixtures_models import classifier
 
-from edgekd.artifact import Artifact
 from edgekd.cli import main
 from edgekd.errors import ModelError
 from edgekd.files import sha256_file
 from edgekd.pipeline.builds import other_builds
 from edgekd_onnx.exporter import OnnxExporter
-
-
-def built_twice(folder: Path, layers: int) -> Artifact:
-    """A model whose second build is another file, as a builder that chooses by timing may make one."""
-    folder.mkdir()
-    first = classifier(folder / "model.onnx", layers=1)
-    (folder / "builds/2").mkdir(parents=True)
-    second = classifier(folder / "builds/2/model.onnx", layers=layers)
-    files = [
-        {"path": str(p.relative_to(folder)), "sha256": sha256_file(p), "size_bytes": p.stat().st_size}
-        for p in (first, second)
-    ]
-    made = OnnxExporter().read(first)
-    made = replace(made, lineage={**made.lineage, "builds": {"files": files}})
-    made.save()
-    return made
 
 
 @pytest.mark.parametrize(("layers", "decision"), [(1, "pass"), (12, "reject")])
@@ -74,6 +57,19 @@ def test_an_absolute_limit_is_of_the_worst_build_too(tmp_path: Path, monkeypatch
     first, second = gate["detail"]["builds"]
     assert gate["estimate"] == max(first, second)
     assert first != second
+
+
+def test_a_build_brings_what_lies_in_its_folder(tmp_path: Path) -> None:
+    made = built_twice(tmp_path / "student", 2)
+    for name in ("model.onnx.json", "weights/part.bin"):
+        path = made.folder / "builds/2" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name)
+    ((_, second),) = other_builds("student", made)
+    assert [f.path for f in second.files] == [
+        "builds/2/model.onnx", "builds/2/model.onnx.json", "builds/2/weights/part.bin",
+    ]  # fmt: skip
+    assert all(f.sha256 == sha256_file(made.folder / f.path) for f in second.files)
 
 
 def test_one_build_is_no_list(tmp_path: Path) -> None:

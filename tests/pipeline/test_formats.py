@@ -137,3 +137,26 @@ def test_no_way_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None
         find_route("onnx", "executorch")
     assert main(["export", "student.onnx", "--format", "litert", "-o", "x.tflite"]) == 2
     assert "there is no way from a file in format onnx to litert" in capsys.readouterr().err
+
+
+def test_an_optional_target_that_nothing_can_be_made_for_sinks_no_other(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        pytest.skip("ai-edge-litert is not installed")
+    text = RECIPE.replace("openvino, tensorrt]", "litert]").replace("PRECISION", "float32")
+    optional = "targets: [{target: cpu:litert, required: false}, cpu:onnxruntime]"
+    lines = [optional if line.startswith("targets:") else line for line in text.splitlines()]
+    (place / "recipe.yaml").write_text("\n".join(lines))
+    assert main(["run", "recipe.yaml", "--out", "out"]) == 0
+    run = load_run(place / "out")
+    assert [c.target for c in run.candidates] == ["cpu:onnxruntime"] * 2
+    assert [(a.target, a.required) for a in run.absent] == [("cpu:litert", False)]
+    assert "failed: there is no way from a file in format onnx to litert" in run.absent[0].reason
+    verdict = json.loads((place / "out/verdict.json").read_text())
+    assert {g["target"] for g in verdict["gates"] if g["decision"] == "not_run"} == {"cpu:litert"}
+    # One that is required ends the run.
+    (place / "recipe.yaml").write_text("\n".join(lines).replace("required: false", "required: true"))
+    capsys.readouterr()
+    assert main(["run", "recipe.yaml", "--out", "again"]) == 2
+    assert "there is no way from a file in format onnx to litert" in capsys.readouterr().err
