@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -169,7 +171,8 @@ def test_int8_is_placed(digits_int8: Artifact) -> None:
 def test_kernels_are_placed_by_name(digits_model: Model, tmp_path: Path) -> None:
     made = ExecuTorchExporter().export(digits_model, tmp_path, {"backend": "portable", "max_batch": 2})
     placed = ExecuTorchRuntime().place(made.path, SessionOptions(threads=2), images(1))
-    assert {p.place for p in placed} == {"portable"} and {p.dtype for p in placed} <= {"float32", "int64"}
+    assert {p.place for p in placed} == {"portable"} and {p.dtype for p in placed} <= {"float32", "int64", ""}
+    assert {p.dtype for p in placed if "view_copy" in p.op_type} <= {""}
     kinds = [p.op_type for p in placed]
     assert kinds.count("aten::convolution.out") == 2 and "aten::sym_size.int" not in kinds
     assert is_operator("executorch_prim::et_copy_index.tensor")
@@ -257,6 +260,19 @@ def test_the_layers_of_an_int8_program(digits_int8: Artifact, digits_model: Mode
     bare.mkdir()
     with pytest.raises(UsageError, match=r"int8 and has no model\.etrecord beside it"):
         layer_errors(digits_model, digits_int8.copy_to(bare), images(3))
+    moved = digits_int8.copy_to(tmp_path / "bare", companions=True)
+    assert layer_errors(digits_model, moved, images(3)) == found
+    record = moved.folder / "model.etrecord"
+    for content in (b"garbage", pickle.dumps({})):
+        record.write_bytes(content)
+        with pytest.raises(ModelError, match=r"model\.etrecord has sha256 .*, model\.pte was made with sha256"):
+            layer_errors(digits_model, moved, images(3))
+        listed = [{"path": record.name, "sha256": hashlib.sha256(content).hexdigest()}]
+        with pytest.raises(ModelError, match=r"executorch \S+ cannot read .*model\.etrecord") as caught:
+            layer_errors(
+                digits_model, replace(moved, lineage={**moved.lineage, "companions": listed}), images(3)
+            )
+        assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="was not made from"):
         layer_errors(digits_model, replace(digits_int8, lineage={}), images(3))
     with pytest.raises(UsageError, match="is float16"):

@@ -69,6 +69,63 @@ def test_the_kernel_type_strings_are_all_kept(
     assert len(found[1]) > 3
 
 
+@pytest.mark.parametrize("variant", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("level", ["basic", "extended"])
+def test_int8_of_a_graph_whose_names_are_those_of_kernel_arguments(
+    variant: str, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The builder writes equal strings once: ``y_scale`` and ``y`` belong to the model and to the table."""
+    source = _conv_and_gemm(tmp_path)
+    rng = np.random.default_rng(1)
+    feeds = [{"x": rng.standard_normal((4, 3, 8, 8)).astype(np.float32)} for _ in range(3)]
+    folders = [tmp_path / name for name in ("quantized", "out")]
+    for folder in folders:
+        folder.mkdir()
+    int8 = OnnxExporter().quantize(source, QuantConfig(variant=variant, examples=12), feeds, folders[0])
+    made = OrtFormatExporter().convert(int8, folders[1], {"graph_level": level})
+    assert made.dtype == "int8"
+    monkeypatch.setattr(ort_format, "canonical", lambda data: data)
+    raw = [ort_format._save(int8.path, ort_format._LEVELS[level]) for _ in range(6)]
+    assert {canonical(data) for data in raw} == {made.path.read_bytes()}
+
+
+def _conv_and_gemm(folder: Path) -> Artifact:
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    rng = np.random.default_rng(0)
+    shapes = {"w": (8, 3, 3, 3), "b": (8,), "g": (10, 8), "gb": (10,)}
+    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "g", "gb"], ["y"], "gemm", transB=1),
+    ]
+    ends = [
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape)]
+        for n, shape in (("x", ["batch", 3, 8, 8]), ("y", ["batch", 10]))
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", *ends, weights), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    model.ir_version = 9
+    save(model, str(folder / "net.onnx"))
+    return OnnxExporter().read(folder / "net.onnx")
+
+
+def test_a_failed_saving_blames_the_size_only_where_it_is_large(
+    digits_onnx: Artifact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(digits_onnx.path.read_bytes()[:200])
+    with pytest.raises(ModelError, match="cannot save .*check that the ONNX file runs"):
+        ort_format._save(bad, "ORT_ENABLE_BASIC")
+    monkeypatch.setattr(ort_format, "_MAX_BYTES", 10)
+    with pytest.raises(ModelError, match="weights beyond 2 GiB do not fit"):
+        ort_format._save(bad, "ORT_ENABLE_BASIC")
+
+
 def test_int8_is_seen(digits_onnx: Artifact, tmp_path: Path) -> None:
     quantized, out = tmp_path / "quantized", tmp_path / "out"
     quantized.mkdir()
