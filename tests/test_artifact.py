@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgekd.artifact import ARTIFACT_FILE, Artifact, FileRecord, load_artifact, record_file
+from edgekd.cli.outputs import write_artifact
 from edgekd.errors import EvidenceError, InputError, ModelError
 from edgekd.spec import TensorSpec
 
@@ -70,6 +71,22 @@ def test_digest_names_bytes_not_places(artifact: Artifact, tmp_path: Path) -> No
     assert replace(artifact, format="tflite").digest != artifact.digest
     (copy / "model.onnx").write_bytes(b"abd")
     assert replace(moved, files=(moved.files[0], record_file(copy, "model.onnx"))).digest != artifact.digest
+
+
+def test_companions_are_copied_where_asked_for_and_there(artifact: Artifact, tmp_path: Path) -> None:
+    listed = [{"path": name, "sha256": "0" * 64} for name in ("trace.bin", "gone.bin")]
+    kept = replace(artifact, lineage={"companions": listed})
+    (artifact.folder / "trace.bin").write_bytes(b"trace")
+    for name, asked in (("plain", False), ("whole", True)):
+        (tmp_path / name).mkdir()
+        moved = kept.copy_to(tmp_path / name, companions=asked)
+        assert (moved.folder / "trace.bin").is_file() is asked
+        assert load_artifact(moved.folder) == moved and moved.digest == artifact.digest
+    write_artifact(kept, tmp_path / "out")
+    assert (tmp_path / "out" / "trace.bin").read_bytes() == b"trace"
+    outside = replace(artifact, lineage={"companions": [{"path": "../x", "sha256": ""}]})
+    with pytest.raises(ModelError, match=r"names the file '\.\./x' outside its folder"):
+        outside.copy_to(tmp_path / "whole", companions=True)
 
 
 def test_copy_takes_an_entry_along_that_does_not_count(artifact: Artifact, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.errors import DataError
 
+ENTRY = "model.tflite"
 #: Element types that carry a scale and a zero point.
 QUANTIZED = ("int8", "uint8", "int16")
 

@@ -20,8 +20,8 @@ from edgekd.spec import TensorSpec, concrete_shape
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
 from edgekd.tolerance import read_tolerances
+from edgekd_litert.boundary import ENTRY
 
-ENTRY = "model.tflite"
 _OPTIONS = ("shapes", "feeds", "atol", "rtol", "dtype")
 #: Seeded feeds that parity is checked on.
 _PARITY_FEEDS = 3

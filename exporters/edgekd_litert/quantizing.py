@@ -22,7 +22,7 @@ from edgekd.lazy import require
 from edgekd.quantize.config import QuantConfig
 from edgekd.spec import TensorSpec
 from edgekd.stages import tool_versions
-from edgekd_litert.exporter import ENTRY
+from edgekd_litert.boundary import ENTRY
 from edgekd_litert.flatbuffer import with_open_sizes, with_signature
 from edgekd_litert.reading import ChildSession, open_to_compare
 from edgekd_litert.runtime import one_line

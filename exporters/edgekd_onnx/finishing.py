@@ -140,7 +140,7 @@ def _check(
             raise
         raise ModelError(
             f"{source.name} in {asked.dtype}: {e.what}",
-            "this model loses too much: stay in float32, or allow more with --option rtol=...",
+            "this model loses too much: stay in float32, or allow more with --option atol=... --option rtol=...",
         ) from e
     finally:
         for session in sessions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from edgekd.stages import tool_versions
 from edgekd.target import Session, SessionOptions
 from edgekd_openvino.converting import convert_onnx, input_ranges
 from edgekd_openvino.document import scan
-from edgekd_openvino.parity import compare, tolerances
+from edgekd_openvino.parity import compare, parity_options, tolerances
 from edgekd_openvino.reading import guess_dtype
 from edgekd_openvino.runtime import OpenVinoRuntime
 from edgekd_openvino.writing import ENTRY, WEIGHTS, write_model
@@ -28,13 +27,6 @@ _OPTIONS = ("shapes", "feeds", "atol", "rtol", "dtype")
 #: Options that belong to the ONNX export before the conversion.
 _OF_ONNX = ("opset",)
 _DTYPES = ("float32", "float16")
-
-
-def parity_options() -> SessionOptions:
-    """How sessions are opened that only compare answers: float32, few threads."""
-    return SessionOptions(
-        threads=min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    )
 
 
 class OpenVinoExporter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -12,7 +13,7 @@ from edgekd.data.example import Array
 from edgekd.errors import ModelError
 from edgekd.parity import PARITY_ATOL, PARITY_RTOL, Parity, check_parity, parity_batches, parity_feeds
 from edgekd.spec import TensorSpec
-from edgekd.target import Placement, Session
+from edgekd.target import Placement, Session, SessionOptions
 from edgekd.tolerance import read_tolerances
 
 #: float16: by this share of its largest value an output may differ. Weights are rounded by up to 2**-11, small ones by
@@ -43,6 +44,13 @@ class _View:
 
     def close(self) -> None:
         self._session.close()
+
+
+def parity_options() -> SessionOptions:
+    """How sessions are opened that only compare answers: float32, few threads."""
+    return SessionOptions(
+        threads=min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    )
 
 
 def compare(

@@ -20,8 +20,8 @@ from edgekd.stages import tool_versions
 from edgekd_onnx.quantizing import CalibrationSpool
 from edgekd_onnx.writing import quiet
 from edgekd_openvino.document import scan
-from edgekd_openvino.exporter import parity_options
 from edgekd_openvino.library import errors, reason, silence_telemetry
+from edgekd_openvino.parity import parity_options
 from edgekd_openvino.runtime import OpenVinoRuntime, read_model
 from edgekd_openvino.writing import ENTRY, WEIGHTS, count_past, write_model
 

@@ -112,7 +112,8 @@ class TensorRtExporter:
         try:
             records = _build_all(artifact, out, asked, profiles, values)
             parities = [
-                _parity(artifact, out / name, asked, options, profiles, values) for name in plan_names(asked.builds)
+                _parity(artifact, out / name, asked, options, profiles, values)
+                for name in plan_names(asked.builds)
             ]
         except BaseException:
             _remove(out)

@@ -348,9 +348,7 @@ def test_a_changed_host_key_is_refused_without_the_command_that_removes_it(
     assert (tmp_path / "known_hosts").read_text() == known
 
 
-def test_a_python_in_the_home_folder(
-    fresh: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_python_in_the_home_folder(fresh: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(tempfile.mkdtemp(prefix=".edgekd test ", dir=Path.home()))
     try:
         wrapper(folder)

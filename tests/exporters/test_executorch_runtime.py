@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import os
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -265,7 +265,9 @@ def test_the_layers_of_an_int8_program(digits_int8: Artifact, digits_model: Mode
     record = moved.folder / "model.etrecord"
     for content in (b"garbage", pickle.dumps({})):
         record.write_bytes(content)
-        with pytest.raises(ModelError, match=r"model\.etrecord has sha256 .*, model\.pte was made with sha256"):
+        with pytest.raises(
+            ModelError, match=r"model\.etrecord has sha256 .*, model\.pte was made with sha256"
+        ):
             layer_errors(digits_model, moved, images(3))
         listed = [{"path": record.name, "sha256": hashlib.sha256(content).hexdigest()}]
         with pytest.raises(ModelError, match=r"executorch \S+ cannot read .*model\.etrecord") as caught:

@@ -63,10 +63,14 @@ def test_weights_outside_the_folder_are_refused(
 ) -> None:
     secret = tmp_path / "secret.bin"
     secret.write_bytes(np.ones(4, np.float32).tobytes())
-    path = _saved(tmp_path / "model", _model(_external("w", str(secret) if location == "absolute" else location)))
+    path = _saved(
+        tmp_path / "model", _model(_external("w", str(secret) if location == "absolute" else location))
+    )
     if location == "linked.bin":
         (path.parent / location).symlink_to(secret)
-    with pytest.raises(PolicyError, match="tensor 'w' keeps its data at .*outside the model's folder") as caught:
+    with pytest.raises(
+        PolicyError, match=r"tensor 'w' keeps its data at .*outside the model's folder"
+    ) as caught:
         opening(path)
     assert caught.value.exit_code == 5
 
@@ -87,7 +91,9 @@ def test_every_place_of_a_tensor_is_searched() -> None:
     constant.attribute.append(helper.make_attribute("value", _external("in a node", "b")))
     inner = helper.make_graph([constant], "inner", [], [], [_external("in a subgraph", "c")])
     branch = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
-    model = _model(_external("w", "a"), numpy_helper.from_array(np.ones(9, np.float32), "own"), nodes=(branch,))
+    model = _model(
+        _external("w", "a"), numpy_helper.from_array(np.ones(9, np.float32), "own"), nodes=(branch,)
+    )
     sparse = model.graph.sparse_initializer.add()
     sparse.values.CopyFrom(_external("sparse", "d"))
     function = model.functions.add(name="f", domain="d")

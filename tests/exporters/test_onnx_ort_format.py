@@ -94,7 +94,9 @@ def _conv_and_gemm(folder: Path) -> Artifact:
 
     rng = np.random.default_rng(0)
     shapes = {"w": (8, 3, 3, 3), "b": (8,), "g": (10, 8), "gb": (10,)}
-    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()
+    ]
     nodes = [
         helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["c"], ["r"], "relu"),
@@ -119,7 +121,7 @@ def test_a_failed_saving_blames_the_size_only_where_it_is_large(
 ) -> None:
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(digits_onnx.path.read_bytes()[:200])
-    with pytest.raises(ModelError, match="cannot save .*check that the ONNX file runs"):
+    with pytest.raises(ModelError, match=r"cannot save .*check that the ONNX file runs"):
         ort_format._save(bad, "ORT_ENABLE_BASIC")
     monkeypatch.setattr(ort_format, "_MAX_BYTES", 10)
     with pytest.raises(ModelError, match="weights beyond 2 GiB do not fit"):

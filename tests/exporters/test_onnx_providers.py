@@ -243,7 +243,13 @@ def test_place_tells_provider_precision_and_time(digits_onnx: Artifact, tmp_path
     assert next(i for i, t in enumerate(types) if "Conv" in t) < types.index("Gemm")
     fast = runtime.place(int8.path, SessionOptions(), feeds)
     assert {op.dtype for op in fast if op.op_type == "QLinearConv"} == {"int8"}
-    assert {op.dtype for op in fast if op.op_type == "DequantizeLinear"} <= {"float32"}
+    plainly = runtime.place(int8.path, SessionOptions(settings={"graph_level": "disable"}), feeds)
+    for ops, computing in ((plain, "float32"), (fast, "int8"), (plainly, "float32")):
+        assert {op.dtype for op in ops if op.op_type.endswith("Conv")} == {computing}
+        assert {
+            op.dtype for op in ops if op.op_type in ("QuantizeLinear", "DequantizeLinear", "Flatten")
+        } <= {""}
+    assert "int8" not in {op.dtype for op in plainly}
 
 
 def test_placed_ops_from_events() -> None:
@@ -263,5 +269,5 @@ def test_placed_ops_from_events() -> None:
     ]  # fmt: skip
     found = placed_ops(events, Path("m.onnx"))
     assert [(o.name, o.place, o.dtype, o.time_ns) for o in found] == [
-        ("a", CPU, "int8", 5000.0), ("b", CUDA, "float16", 9000.0), ("q", CPU, "int8", 1000.0), ("none", CPU, "", 1000.0),
+        ("a", CPU, "int8", 5000.0), ("b", CUDA, "float16", 9000.0), ("q", CPU, "", 1000.0), ("none", CPU, "", 1000.0),
     ]  # fmt: skip

@@ -130,7 +130,12 @@ def test_the_record_names_everything(place: Place, linear: Artifact, tmp_path: P
     ],
 )
 def test_parity_is_held_to_the_tolerance_of_the_graphs_type(
-    new_place: Place, linear: Artifact, tmp_path: Path, dtype: str, more: dict[str, Any], wanted: tuple[float, float]
+    new_place: Place,
+    linear: Artifact,
+    tmp_path: Path,
+    dtype: str,
+    more: dict[str, Any],
+    wanted: tuple[float, float],
 ) -> None:
     told = build(replace(linear, dtype=dtype), tmp_path, **more).lineage["parity"]
     assert (told["atol"], told["rtol"]) == wanted

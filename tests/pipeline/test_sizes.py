@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edgekd.cli import main
 from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE
 from edgekd.measure.scenario import Scenario
 from edgekd.model import Model
 from edgekd.models import open_reference
 from edgekd.pipeline.opening import runnable
+from edgekd.pipeline.run import float_artifact
+from edgekd.pipeline.sessions import open_model
 from edgekd.pipeline.sizes import Sizes, export_options, measured_sizes
 from edgekd.pipeline.targets import ResolvedTarget
+from edgekd.recipe import Recipe
 from edgekd.spec import TensorSpec, parse_shapes
 from edgekd.stages import StageStore
 from edgekd.target import parse_target
@@ -148,3 +154,48 @@ def test_the_batch_reaches_the_export_of_a_reference(place: Path) -> None:
     assert made.lineage["limits"] == {"batch": [1, 100]}
     plain = runnable("python:net_of_sizes:even", "student", {}, target("executorch"), store)
     assert plain.lineage["limits"] == {"batch": [1, 64]}
+
+
+def test_a_recipe_s_batch_reaches_the_export(model: Model, place: Path) -> None:
+    needs("executorch")
+    recipe = Recipe.model_validate(
+        {
+            "edgekd": 1,
+            "name": "batch",
+            "task": {"data": {"test": "test.npz"}},
+            "teacher": {"model": "t.onnx"},
+            "student": {"model": "s.onnx"},
+            "quantize": ["float32"],
+            "measure": {"batch": 100},
+            "gates": {"size": {"max_mib": 4}},
+        }
+    )
+    made = float_artifact(model, "executorch", recipe, StageStore(place / "store"), "student")
+    assert made.lineage["limits"] == {"batch": [1, 100]}
+
+
+def test_a_gate_s_batch_reaches_the_export(place: Path) -> None:
+    needs("executorch")
+    asked = ["gate", "--student", "python:net_of_sizes:even", "--target", "cpu:executorch", "--batch", "100"]
+    assert main([*asked, "--max-size-mib", "4", "--out", "gated"]) == 0
+    (made,) = (place / "gated/artifacts").glob("*/artifact.json")
+    assert json.loads(made.read_text())["lineage"]["limits"] == {"batch": [1, 100]}
+
+
+def test_a_shape_of_the_command_line_reaches_the_export(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs("openvino")
+    np.savez(place / "rows.npz", x=np.ones((4, 8), np.float32), label=np.zeros(4, np.int64))
+    net, where = "python:net_of_sizes:net", ["--target", "cpu:openvino"]
+    commands = [
+        ["bench", net, *where, "--restarts", "1", "--no-resources", "-o", "m.json"],
+        ["compare", net, net, *where, "--examples", "2", "-o", "c.json"],
+        ["gate", "--student", net, *where, "--max-size-mib", "4", "--out", "shaped"],
+        ["eval", net, *where, "--data", "rows.npz", "-o", "e.json"],
+    ]
+    for command in commands:
+        assert main([*command, "--shape", "x=1x8"]) == 0, capsys.readouterr().err
+    opened = open_model(net, target=where[1], shape={"x": (1, 8)}, store=StageStore(place / "store"))
+    assert opened.draw_feeds(shape={"x": (1, 8)})["x"].shape == (1, 8)
+    opened.close()
