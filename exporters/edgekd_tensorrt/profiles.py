@@ -12,8 +12,8 @@ from edgekd.errors import UsageError
 from edgekd.spec import TensorSpec, concrete_shape, draw_feeds, parse_shapes
 from edgekd_tensorrt.plan import Ends
 
-#: Greatest leading dimension where nothing says otherwise; the conformance suite tries 7.
-DEFAULT_BATCH = 8
+#: Greatest leading dimension where nothing says otherwise: as many examples as an evaluation feeds at once.
+DEFAULT_BATCH = 64
 _SEED = 31_000
 
 Profile = Mapping[str, Ends]
@@ -24,7 +24,7 @@ def plan_profiles(inputs: Sequence[TensorSpec], options: Mapping[str, Any]) -> t
 
     Args:
         options: ``profiles`` (text, or a sequence of mappings) is taken literally. Else ``shapes``: three sizes are a
-            range; one size fixes the other dimensions, the leading one then runs from 1 to 8 (or to that size), as it
+            range; one size fixes the other dimensions, the leading one then runs from 1 to 64 (or to that size), as it
             does for an input that nothing is said of.
 
     Raises:

@@ -86,7 +86,7 @@ def test_the_calls_and_their_order(place: Place, linear: Artifact, tmp_path: Pat
     assert [calls.index(c) for c in order] == sorted(calls.index(c) for c in order)
     flags = dict(log)["Builder.create_network"]
     assert flags == ([] if place.version == "11.4" else ["2"])
-    assert ["IOptimizationProfile.set_shape", ["x", "(1, 4)", "(1, 4)", "(8, 4)"]] in [list(e) for e in log]
+    assert ["IOptimizationProfile.set_shape", ["x", "(1, 4)", "(1, 4)", "(64, 4)"]] in [list(e) for e in log]
     run = calls[calls.index("IExecutionContext.set_optimization_profile_async") :]
     for earlier, later in (
         ("IExecutionContext.set_optimization_profile_async", "IExecutionContext.set_input_shape"),
