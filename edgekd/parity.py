@@ -98,8 +98,8 @@ def check_parity(
 ) -> Parity:
     """Compare two sessions on the same feeds: |reference - candidate| <= atol + rtol |reference|.
 
-    Where there is an ``rtol``, ``atol`` is no more than that share of an output's greatest value: answers near 0 would
-    all be equal otherwise. Integers and booleans are equal or not.
+    Where there is an ``rtol``, ``atol`` is no more than that share of the greatest value that the reference answers with:
+    a model whose answers are all near 0 would equal any other otherwise. Integers and booleans are equal or not.
 
     Args:
         batches: for the record.
@@ -115,6 +115,9 @@ def check_parity(
     for fed in feeds:
         expected, got = reference.run(fed), candidate.run(fed)
         count += 1
+        peak = max((_peak(v) for v in expected.values()), default=0.0)
+        greatest = max(greatest, peak)
+        allowed = min(atol, rtol * peak) if rtol > 0 else atol
         for name, want in expected.items():
             have = got.get((names or {}).get(name, name))
             if have is None or have.shape != want.shape or have.dtype != want.dtype:
@@ -140,16 +143,12 @@ def check_parity(
             same = (a == b) | (np.isnan(a) & np.isnan(b))
             with np.errstate(invalid="ignore"):
                 error = np.where(same, 0.0, np.abs(a - b))
-                size = np.abs(a)
-                peak = float(np.max(size, initial=0.0, where=np.isfinite(size)))
-                allowed = min(atol, rtol * peak) if rtol > 0 else atol
-                excess = error - (allowed + rtol * size)
-            greatest = max(greatest, peak)
+                excess = error - (allowed + rtol * np.abs(a))
             largest = float(np.max(error))
             if not np.all(excess[~same] <= 0):
                 raise ModelError(
                     f"output '{name}' differs by {largest:.3g} between {here} and {there} "
-                    f"(tolerance {atol:g} + {rtol:g} x |value|, batch {_batch_of(fed)})",
+                    f"(tolerance {allowed:g} + {rtol:g} x |value|, batch {_batch_of(fed)})",
                     "the export is wrong: do not use it",
                 )
             worst = max(worst, largest)
@@ -167,6 +166,14 @@ def check_parity(
         batches=batches,
         reference=here,
     )
+
+
+def _peak(values: Array) -> float:
+    """The greatest finite magnitude; 0 for integers and booleans."""
+    if values.dtype.kind in "iub" or not values.size:
+        return 0.0
+    size = np.abs(values.astype(np.float64))
+    return float(np.max(size, initial=0.0, where=np.isfinite(size)))
 
 
 def _batch_of(feeds: Mapping[str, Array]) -> object:
