@@ -222,7 +222,7 @@ class RailMeter:
             self._asked_at = now
             self._take()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, daemon=True)
+                self._thread = threading.Thread(target=self._watch, name="edgekd-rails", daemon=True)
                 self._thread.start()
             return self._joules
 

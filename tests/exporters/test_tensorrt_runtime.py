@@ -248,7 +248,7 @@ def test_a_run_that_fails(
 def test_sizes_that_no_profile_takes(engine: Artifact) -> None:
     session = TensorRtRuntime().open(engine.path, CUDA)
     with pytest.raises(DataError, match="no profile of the engine takes it"):
-        session.run(feeds_of(engine, 9))
+        session.run(feeds_of(engine, 65))
     session.close()
 
 

@@ -97,16 +97,18 @@ def test_the_thread_sees_power_that_comes_and_goes_between_two_readings(tmp_path
 
 def test_the_thread_ends_when_nobody_counts(tmp_path: Path) -> None:
     _ina3221(tmp_path, _ORIN_NX)
-    before = threading.active_count()
+
+    def watching() -> set[threading.Thread]:
+        return {t for t in threading.enumerate() if t.name == "edgekd-rails"}
+
+    before = watching()  # another test's may still be ending
     now = [0.0]
     meter = RailMeter(tmp_path, asked="", sample_s=0.005, clock=lambda: now[0])
     meter.read_joules()
-    assert threading.active_count() == before + 1
+    (mine,) = watching() - before
     now[0] = 100.0
-    deadline = time.monotonic() + 20
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    mine.join(timeout=20)
+    assert not mine.is_alive()
 
 
 def test_a_board_without_a_whole_rail_asks_which_add_up(tmp_path: Path) -> None:
