@@ -27,7 +27,7 @@ def count_macs(prepared: Prepared, tensors: Sequence[Any], place: str) -> list[P
     torch = torch_module()
     from importlib import import_module
 
-    low_layers = import_module("edgekd_torch.low_layers")
+    low_layers = import_module("edgekd_torch._low_layers")
     counter = import_module("torch.utils.flop_counter").FlopCounterMode(display=False)
     ops: dict[str, PlacedOp] = {}
 

@@ -61,8 +61,8 @@ def prepare(
 
 
 def _lower(module: Any, name: str, settings: TorchSettings, device: str) -> dict[str, Any]:
-    from edgekd_torch.low_layers import replace_layers
-    from edgekd_torch.low_precision import probe
+    from edgekd_torch._low_layers import replace_layers
+    from edgekd_torch._low_precision import probe
 
     kind, by_row = KINDS[settings.precision], settings.scales == "row"
     probe(kind, device, by_row=by_row)

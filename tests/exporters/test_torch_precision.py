@@ -23,8 +23,8 @@ from edgekd_torch.settings import TorchSettings, apply_flags
 
 torch = pytest.importorskip("torch")
 
-from edgekd_torch import low_precision as low  # noqa: E402
-from edgekd_torch.low_layers import LowLinear, LowPointwise, calibrate, replace_layers  # noqa: E402
+from edgekd_torch import _low_precision as low  # noqa: E402
+from edgekd_torch._low_layers import LowLinear, LowPointwise, calibrate, replace_layers  # noqa: E402
 
 INT8, FP8 = KINDS["int8"], KINDS["float8e4m3fn"]
 RNG = np.random.default_rng(0)

@@ -104,7 +104,7 @@ def test_a_captured_graph_gives_what_eager_gives(
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 33, 256])
 def test_integer_products_are_exact_on_the_device(cuda_torch: Any, rows: int) -> None:
-    from edgekd_torch.low_precision import int_mm
+    from edgekd_torch._low_precision import int_mm
 
     rng = np.random.default_rng(rows)
     a = rng.integers(-127, 128, (rows, 64), dtype=np.int8)
@@ -116,7 +116,7 @@ def test_integer_products_are_exact_on_the_device(cuda_torch: Any, rows: int) ->
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_the_probe_passes(cuda_torch: Any, name: str, by_row: bool) -> None:
-    from edgekd_torch.low_precision import probe
+    from edgekd_torch._low_precision import probe
 
     if name == "float8e4m3fn" and cuda_torch.cuda.get_device_capability() < (8, 9):
         pytest.skip(f"{cuda_torch.cuda.get_device_name()} has no FP8: compute capability below 8.9")

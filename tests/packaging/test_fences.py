@@ -12,12 +12,21 @@ import pytest
 
 import edgekd
 import edgekd_devices
+import edgekd_executorch
+import edgekd_litert
 import edgekd_onnx
+import edgekd_openvino
+import edgekd_tensorrt
 import edgekd_torch
 
 _VENDORS = (
     *("torch", "onnx", "onnxruntime", "onnxscript", "sklearn", "scipy", "PIL", "safetensors", "pyarrow"),
-    *("optimum", "transformers", "tensorrt"),
+    *("optimum", "transformers", "tensorrt", "openvino", "nncf", "executorch", "torchao", "ai_edge_litert"),
+    *("ai_edge_quantizer", "onnxslim"),
+)
+_PACKAGES = (
+    *(edgekd, edgekd_onnx, edgekd_torch, edgekd_openvino, edgekd_tensorrt, edgekd_executorch, edgekd_litert),
+    edgekd_devices,
 )
 #: The command line answers --help without these either.
 _SLOW = ("pydantic", "yaml")
@@ -52,7 +61,7 @@ print(json.dumps([code or 0, [f for f in fenced if f in sys.modules]]))
 
 def _public_modules() -> list[str]:
     names = []
-    for package in (edgekd, edgekd_onnx, edgekd_torch, edgekd_devices):
+    for package in _PACKAGES:
         names.append(package.__name__)
         names += [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
     return [n for n in names if not any(part.startswith("_") for part in n.split("."))]

@@ -12,6 +12,10 @@ _SOURCE_ROOTS = {
     "edgekd": ".",
     "edgekd_onnx": "exporters",
     "edgekd_torch": "exporters",
+    "edgekd_openvino": "exporters",
+    "edgekd_tensorrt": "exporters",
+    "edgekd_executorch": "exporters",
+    "edgekd_litert": "exporters",
     "edgekd_devices": "devices",
 }
 

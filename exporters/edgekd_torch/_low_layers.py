@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from edgekd_torch._low_precision import product, quantize, scale_of
 from edgekd_torch.low_kinds import Kind
-from edgekd_torch.low_precision import product, quantize, scale_of
 
 
-class LowLinear(torch.nn.Module):  # type: ignore[misc]
+class LowLinear(torch.nn.Module):
     """A linear layer with quantized weight and activations.
 
     Args:
@@ -56,7 +56,7 @@ class LowLinear(torch.nn.Module):  # type: ignore[misc]
         return made.reshape(*x.shape[:-1], self.outputs)
 
 
-class LowPointwise(torch.nn.Module):  # type: ignore[misc]
+class LowPointwise(torch.nn.Module):
     """A 1 x 1 convolution as one product over channels; NCHW."""
 
     def __init__(self, conv: Any, linear: LowLinear) -> None:
