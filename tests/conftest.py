@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Before anything imports the standard library's distutils: torch.compile imports setuptools, which refuses to come second.
+with contextlib.suppress(ImportError):
+    import setuptools  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

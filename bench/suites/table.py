@@ -114,7 +114,7 @@ def page(cells: list[Cell], names: list[str], targets: list[str]) -> str:
         "Students with random weights from local configurations (`bench/suites/architectures.py`), each exported to each",
         "format and run there. A figure is the greatest absolute difference from what it was made of (torch, or the ONNX",
         "file) at batches 1, 2 and the greatest, and at the three sizes of dynamic inputs; the seconds are of the whole",
-        "command, one core each. TensorRT's column is what the lint says: no engine was built.", "",
+        "command, one core each. LiteRT files have one size, the usual one. TensorRT's column is what the lint says: no engine was","built.", "",
         "```text", f"python bench/suites/table.py --out docs/results{' --tiny' if names[0] in architectures.TINY else ''}",
         "```", "",
         ", ".join(f"{p} {v}" for p in _PACKAGES if (v := _installed(p))) + ".", "",
