@@ -272,7 +272,8 @@ FULL: dict[str, tuple[str, ...]] = {
     "convnext_tiny": (), "vit_tiny": (), "swin_tiny": (),
     "bert_small": (f"input_ids={_SEQUENCE}", f"attention_mask={_SEQUENCE}"),
     "distilbert_small": (f"input_ids={_SEQUENCE}", f"attention_mask={_SEQUENCE}"),
-    "whisper_tiny_encoder": (),
+    # ExecuTorch plans memory for the greatest size: 64 recordings of 30 s would be tens of GB.
+    "whisper_tiny_encoder": ("features=1x80x3000:1x80x3000:2x80x3000",),
     "whisper_tiny_decoder": ("tokens=1x2:1x16:2x32", "encoded=1x1500x384:1x1500x384:2x1500x384"),
     "cnn_rnn": (),
 }  # fmt: skip
