@@ -88,6 +88,9 @@ def fill(name: str, target: str, shapes: tuple[str, ...]) -> Cell:
     if said:
         # Without the folders of this machine.
         reason = re.sub(r"/\S*/", "", said[-1].removeprefix("edgekd: error: ").partition("; ")[0])
+        # ExecuTorch raises a number and logs the operator.
+        if named := re.search(r"in operator ([\w:.]+?):? ", done.stderr):
+            reason += f"; in the operator {named[1]}"
         return Cell(architecture=name, target=target, outcome="refused", text=reason, seconds=seconds)
     tail = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
     return Cell(
