@@ -80,6 +80,8 @@ def fill(name: str, target: str, shapes: tuple[str, ...]) -> Cell:
     if target == "tensorrt" and done.returncode in (0, 1) and not said:
         closing = done.stdout.strip().splitlines()[-1]
         outcome = "ok" if done.returncode == 0 else "findings"
+        if errors := [line.strip() for line in done.stdout.splitlines() if line.startswith("  error ")]:
+            closing = f"{closing}: {errors[0].removeprefix('error ')}"
         return Cell(architecture=name, target=target, outcome=outcome, text=closing, seconds=seconds)
     if done.returncode == 0:
         found = _PARITY.search(done.stdout)
