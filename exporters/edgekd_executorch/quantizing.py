@@ -6,7 +6,6 @@ Activations are int8 with a scale and a zero point per tensor, weights symmetric
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -22,6 +21,7 @@ from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.model import MODEL_FILE, Model
 from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.damage import output_sqnr
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
 from edgekd_executorch.exporter import artifact, pool_threads, remove, write_program
@@ -174,14 +174,4 @@ def _sqnr(model: Model, path: Path, feeds: Mapping[str, Array]) -> dict[str, flo
         session = runtime.open(file, SessionOptions(threads=threads))
         results.append(session.run(feeds))
         session.close()
-    found: dict[str, float | None] = {}
-    for name, want in results[0].items():
-        a, b = want.astype(np.float64), results[1][name].astype(np.float64)
-        if np.isfinite(a).all() and not np.isfinite(b).all():
-            raise ModelError(
-                f"quantized output '{name}' holds NaN or infinity", "use more or other calibration examples"
-            )
-        noise, signal = float(np.sum((a - b) ** 2)), float(np.sum(a**2))
-        exact = noise == 0 or signal == 0 or not math.isfinite(noise / signal)
-        found[name] = None if exact else round(10 * math.log10(signal / noise), 2)
-    return found
+    return output_sqnr(*results, fix="use more or other calibration examples")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io as streams
-import math
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgekd.artifact import Artifact, record_file
 from edgekd.child.process import ChildProcess, Limits
@@ -20,6 +17,7 @@ from edgekd.errors import ModelError, UsageError
 from edgekd.files import storage_error, write_bytes
 from edgekd.lazy import require
 from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.damage import output_sqnr
 from edgekd.spec import TensorSpec
 from edgekd.stages import tool_versions
 from edgekd_litert.boundary import ENTRY
@@ -219,12 +217,4 @@ def _compare(
             f"quantized, {artifact.path} has the boundary {', '.join(map(str, (*session.inputs, *session.outputs)))}",
             "leave it in float32",
         )
-    sqnr: dict[str, float | None] = {}
-    for name, want in results[0].items():
-        a, b = want.astype(np.float64), results[1][name].astype(np.float64)
-        if np.isfinite(a).all() and not np.isfinite(b).all():
-            raise ModelError(f"quantized output '{name}' holds NaN or infinity", "calibrate on more examples")
-        noise, signal = float(np.sum((a - b) ** 2)), float(np.sum(a**2))
-        exact = noise == 0 or signal == 0 or not math.isfinite(noise / signal)
-        sqnr[name] = None if exact else round(10 * math.log10(signal / noise), 2)
-    return sqnr, session
+    return output_sqnr(*results, fix="calibrate on more examples"), session

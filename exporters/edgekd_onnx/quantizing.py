@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from edgekd.errors import DataError, ModelError
 from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.quantize.config import VARIANTS, QuantConfig
+from edgekd.quantize.damage import output_sqnr
 from edgekd.spec import TensorSpec
 from edgekd.stages import tool_versions
 from edgekd.target import SessionOptions
@@ -329,15 +329,4 @@ def _check(artifact: Artifact, path: Path, spool: CalibrationSpool) -> dict[str,
         session = runtime.open(file, options)
         results.append(session.run(feeds))
         session.close()
-    sqnr: dict[str, float | None] = {}
-    for name, want in results[0].items():
-        a, b = want.astype(np.float64), results[1][name].astype(np.float64)
-        if np.isfinite(a).all() and not np.isfinite(b).all():
-            raise ModelError(
-                f"quantized output '{name}' holds NaN or infinity",
-                "try another --method, or more examples",
-            )
-        noise, signal = float(np.sum((a - b) ** 2)), float(np.sum(a**2))
-        exact = noise == 0 or signal == 0 or not math.isfinite(noise / signal)
-        sqnr[name] = None if exact else round(10 * math.log10(signal / noise), 2)
-    return sqnr
+    return output_sqnr(*results)
