@@ -32,13 +32,13 @@ def step_line(text: str) -> None:
 
 
 class TrainingBar:
-    """A bar for one training after another, redrawn at most five times a second."""
+    """A bar for one training after another, and for asking a teacher; redrawn at most five times a second."""
 
     def __init__(self) -> None:
         self._last = 0.0
         self._begin: dict[str, tuple[float, int]] = {}
 
-    def __call__(self, name: str, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
+    def __call__(self, name: str, epoch: int, epochs: int, step: int, steps: int, loss: float | None) -> None:
         now = time.monotonic()
         done, whole = epoch * steps + step + 1, epochs * steps
         # A resumed training starts in the middle: time left comes from this process's own steps.
@@ -50,5 +50,6 @@ class TrainingBar:
         left = (whole - done) / max(rate, 1e-6)
         filled = round(24 * done / whole)
         bar = "█" * filled + "·" * (24 - filled)
-        text = f"\x1b[2K  {name} {bar} epoch {epoch + 1}/{epochs}  loss {loss:.3f}  {left:.0f} s left"
+        where = f"{done / whole:.0%}" if loss is None else f"epoch {epoch + 1}/{epochs}  loss {loss:.3f}"
+        text = f"\x1b[2K  {name} {bar} {where}  {left:.0f} s left"
         print(text, end="\r", file=sys.stderr, flush=True)

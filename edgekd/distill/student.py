@@ -10,10 +10,13 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.distill.config import TrainConfig
+from edgekd.distill.fake_quant_training import prepare_fake_quant
+from edgekd.distill.group import ALONE, Group
+from edgekd.distill.teacher_logits import CollectProgress, collect_teacher_logits, load_teacher_logits
 from edgekd.distill.train import Progress, TrainingSet, train
 from edgekd.errors import DataError
 from edgekd.lazy import require
-from edgekd.model import Model
+from edgekd.model import Model, load_model
 from edgekd.tasks import ModelIO, Task
 
 
@@ -62,7 +65,7 @@ def _append(columns: dict[str, list[Array]], feeds: Mapping[str, Array], row: st
         if column and column[0].shape != feed.shape[1:]:
             raise DataError(
                 f"training example {row} has the shape {feed.shape[1:]}, those before it {column[0].shape}",
-                "bring all to one size (prepare.size)",
+                "bring all to one size (prepare.size; texts: prepare.pad: max_length)",
             )
         column.append(feed[0])
 
@@ -80,16 +83,20 @@ def train_model(
     out: Path,
     resume: Path,
     lineage: Mapping[str, Any],
+    kept: Path | None = None,
     progress: Progress | None = None,
+    group: Group = ALONE,
 ) -> Model:
     """Train a network from ``init`` weights (or from the seed) and write it to ``out``.
 
     Args:
         factory: ``zoo:NAME`` or ``python:module:function``.
         init: safetensors to start from; None draws them from ``config.seed``.
-        teacher: the source of soft targets where ``config.method`` is ``logits``.
+        teacher: who is learnt from, where ``config.needs_teacher``.
         out: an existing, empty folder.
         resume: a folder that outlives a kill.
+        kept: the folder of the teacher's logits (:func:`keep_teacher_logits`), where ``config.views`` asks for them.
+        group: the processes that train together (:func:`edgekd.distill.group.join`); the first one writes ``out``.
 
     Raises:
         UsageError, ModelError, DataError: as the steps inside say.
@@ -104,17 +111,55 @@ def train_model(
     own_io = ModelIO(
         role="student", inputs=entry.inputs, outputs=entry.outputs, prepare=dict(prepare) or entry.prepare
     )
-    soft = teacher if config.method == "logits" else None
+    soft = teacher if config.needs_teacher and kept is None else None
     teacher_io = (
         ModelIO(role="teacher", inputs=soft.inputs, outputs=soft.outputs, prepare=soft.prepare)
         if soft
         else None
     )
     data = prepare_training_set(task, "train", own_io, teacher_io)
-    losses = train(
-        module, load_module(soft) if soft else None, data, config, resume=resume, progress=progress
-    )
-    return write_model(
-        module, entry, folder=out, name=name, factory=factory, search=search, prepare=prepare,
-        lineage={**lineage, "training": config.to_json(), "losses": losses},
+    aware = None
+    if config.fake_quant is not None:
+        aware = prepare_fake_quant(
+            module, config=config, name=name, factory=factory, search=search, rows=len(data.labels), scratch=resume,
+        )  # fmt: skip
+    history = train(
+        aware.module if aware is not None else module, load_module(soft) if soft else None, data, config, resume=resume,
+        kept=load_teacher_logits(kept) if kept is not None else None, progress=progress, group=group,
     )  # fmt: skip
+    told: dict[str, Any] = {**lineage, "training": config.to_json(), "losses": history.losses}
+    if history.terms:
+        told["loss_terms"] = history.terms
+    if group.size > 1:
+        told["processes"] = group.size
+    if group.leads:
+        model = write_model(
+            module, entry, folder=out, name=name, factory=factory, search=search, prepare=prepare, lineage=told
+        )
+        if aware is not None:
+            aware.finish(model, data.student)
+    group.agree("written")
+    return load_model(out)
+
+
+def keep_teacher_logits(
+    *,
+    teacher: Model,
+    task: Task,
+    config: TrainConfig,
+    out: Path,
+    resume: Path,
+    progress: CollectProgress | None = None,
+) -> None:
+    """Ask the teacher for every training example in each of ``config.views`` views and leave its logits in ``out``.
+
+    Raises:
+        ModelError, DataError: as :func:`prepare_training_set` and :func:`collect_teacher_logits` say.
+    """
+    from edgekd_torch.modules import load_module
+
+    io = ModelIO(role="teacher", inputs=teacher.inputs, outputs=teacher.outputs, prepare=teacher.prepare)
+    data = prepare_training_set(task, "train", io, None)
+    collect_teacher_logits(
+        load_module(teacher), data.student, config, out=out, resume=resume, progress=progress
+    )

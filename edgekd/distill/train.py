@@ -1,8 +1,7 @@
-"""The training loop: label loss, or label plus soft-target loss, with checkpoints that survive a kill."""
+"""The training loop: any weighted sum of losses, alone or in several processes, with checkpoints that survive a kill."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,9 +11,17 @@ from typing import Any
 import numpy as np
 
 from edgekd.data.example import Array
+from edgekd.distill.augment import draw_view, view_of
+from edgekd.distill.checkpoint import Checkpoint, History
 from edgekd.distill.config import TrainConfig
-from edgekd.errors import DataError, ModelError
-from edgekd.files import digest_of, write_bytes
+from edgekd.distill.features import Taps, answer_of, layer_names, per_term, projections
+from edgekd.distill.group import ALONE, Group
+from edgekd.distill.losses.objective import objective, term_names
+from edgekd.distill.shared_norm import share_batch_norms
+from edgekd.distill.teacher_logits import TeacherLogits
+from edgekd.distill.terms import check_terms
+from edgekd.errors import DataError, ModelError, StorageError, UsageError
+from edgekd.files import digest_of
 from edgekd.lazy import require
 
 #: Called after every step with (epoch from 0, epochs, step, steps, loss).
@@ -48,94 +55,6 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
 
 
-def distillation_loss(student: Any, teacher: Any | None, labels: Any, config: TrainConfig) -> Any:
-    """(1 - alpha) CE(labels) + alpha T^2 KL(teacher/T || student/T), Hinton et al. 2015, section 2.
-
-    Args:
-        student, teacher: float (batch, classes) logits; teacher None gives plain cross-entropy.
-        labels: int64 (batch,).
-    """
-    functional = require("torch.nn.functional", extra="torch", purpose="training")
-    hard = functional.cross_entropy(student, labels)
-    if teacher is None:
-        return hard
-    t = config.temperature
-    soft = functional.kl_div(
-        functional.log_softmax(student / t, 1),
-        functional.log_softmax(teacher / t, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1 - config.alpha) * hard + config.alpha * t * t * soft
-
-
-def _augment(batch: Any, config: TrainConfig, generator: Any) -> Callable[[Any], Any]:
-    """Draw one augmentation for a batch; the result applies the same draw to any tensor of that height and width."""
-    torch = require("torch", extra="torch", purpose="training")
-    n, _, height, width = batch.shape
-    pad = next((int(a[-1]) for a in config.augment if a.startswith(("crop", "shift"))), 0)
-    flips = torch.rand(n, generator=generator) < 0.5 if "flip" in config.augment else None
-    # Drawn even for pad 0, so that a recipe's other draws do not depend on it.
-    dy = torch.randint(0, 2 * pad + 1, (n,), generator=generator)
-    dx = torch.randint(0, 2 * pad + 1, (n,), generator=generator)
-
-    def apply(x: Any) -> Any:
-        if x.shape[2:] != (height, width):
-            raise ModelError(
-                f"teacher and student inputs differ in size ({tuple(x.shape[2:])} and {(height, width)})",
-                "augmentation needs equal sizes: remove `augment`, or give both models one size",
-            )
-        if pad:
-            padded = torch.nn.functional.pad(x, (pad,) * 4)
-            rows = (dy[:, None] + torch.arange(height))[:, None, :, None]
-            cols = (dx[:, None] + torch.arange(width))[:, None, None, :]
-            examples = torch.arange(n)[:, None, None, None]
-            channels = torch.arange(x.shape[1])[None, :, None, None]
-            x = padded[examples, channels, rows, cols]
-        if flips is not None:
-            x = torch.where(flips[:, None, None, None], x.flip(3), x)
-        return x
-
-    return apply
-
-
-@dataclass(frozen=True, slots=True)
-class _Checkpoint:
-    """Model, optimiser and history after a whole number of epochs, in one safetensors file."""
-
-    path: Path
-    tag: str
-
-    def save(self, module: Any, optimiser: Any, epoch: int, losses: list[float]) -> None:
-        safetensors = require("safetensors.torch", extra="torch", purpose="writing checkpoints")
-        tensors = {f"model.{k}": v.contiguous() for k, v in module.state_dict().items()}
-        for name, parameter in module.named_parameters():
-            buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer.contiguous()
-        meta = {"tag": self.tag, "epoch": str(epoch), "losses": json.dumps(losses)}
-        write_bytes(self.path, safetensors.save(tensors, metadata=meta))
-
-    def load(self, module: Any, optimiser: Any) -> tuple[int, list[float]]:
-        """Epochs done so far and their losses; (0, []) where there is no checkpoint of this very training."""
-        if not self.path.is_file():
-            return 0, []
-        safetensors = require("safetensors", extra="torch", purpose="reading checkpoints")
-        try:
-            with safetensors.safe_open(str(self.path), framework="pt") as f:
-                meta = f.metadata() or {}
-                if meta.get("tag") != self.tag:
-                    return 0, []
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a mapping
-        except safetensors.SafetensorError:
-            return 0, []  # a checkpoint that the disk damaged: start over
-        module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        for name, parameter in module.named_parameters():
-            if f"momentum.{name}" in tensors:
-                optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].clone()
-        return int(meta["epoch"]), json.loads(meta["losses"])
-
-
 def train(
     module: Any,
     teacher: Any | None,
@@ -143,98 +62,188 @@ def train(
     config: TrainConfig,
     *,
     resume: Path,
+    kept: TeacherLogits | None = None,
     progress: Progress | None = None,
-) -> list[float]:
+    group: Group = ALONE,
+) -> History:
     """Train ``module`` in place; return the mean loss of each epoch.
 
     After every epoch a checkpoint is written to ``resume``; a killed training continues there and ends with the
-    same weights, bit for bit on the same machine and thread count, because every epoch draws its own random stream.
+    same weights, bit for bit on the same machine, thread count and number of processes, because every epoch draws its
+    own random stream.
 
     Args:
         module: the student (or a teacher that is fine-tuned), fresh or with its initial weights.
-        teacher: frozen module whose logits are the soft targets; None for ``labels``.
+        teacher: frozen module that is learnt from; None for ``labels``.
         data: prepared inputs.
+        kept: the teacher's logits for every view, where ``config.views`` asks for them; ``teacher`` is then not asked.
+        group: the processes that train together, each with its share of every batch; all call this alike.
 
     Raises:
-        DataError: no data, or labels outside the classes; ModelError: the loss is no longer finite.
+        DataError: no data, or labels outside the classes; UsageError: layers that are not there, or losses that need a
+        teacher and have none; ModelError: layers that cannot be paired, or the loss is no longer finite.
     """
     torch = require("torch", extra="torch", purpose="training")
     n = len(data.labels)
     if n == 0:
         raise DataError("the training data is empty", "check the recipe's task.data.train")
-    optimiser = torch.optim.SGD(
-        module.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0,
-    )  # fmt: skip
-    tag = digest_of([config.to_json(), n, sorted(data.student)])
-    checkpoint = _Checkpoint(resume / "checkpoint.safetensors", tag)
-    first, losses = checkpoint.load(module, optimiser)
-    module.to(memory_format=torch.channels_last)
-    if teacher is not None:
-        teacher.eval().to(memory_format=torch.channels_last)
+    _check_losses(teacher, kept, config)
     inputs = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in data.student.items()}
     teacher_inputs = {
         k: inputs[k] if v is data.student.get(k) else torch.from_numpy(np.ascontiguousarray(v))
         for k, v in data.teacher.items()
     }
     labels = torch.from_numpy(np.asarray(data.labels, dtype=np.int64))
-    half = config.precision == "bfloat16"
-    steps = math.ceil(n / config.batch)
     images = [k for k, v in inputs.items() if v.ndim == 4]
     if config.augment and not images:
         raise ModelError(
             "augment needs image inputs (n, channels, height, width)", "remove `augment` from the recipe"
         )
+    own_layers, their_layers = layer_names(config.losses)
+    taps = Taps(module, own_layers, "student")
+    teacher_taps = Taps(teacher, their_layers, "teacher") if teacher is not None else None
+    # The network is wrapped here and unwrapped below: what is trained beside it is never part of it.
+    pupil = _wrap(module, taps, teacher, teacher_taps, inputs, teacher_inputs, config)
+    optimiser = _optimiser(pupil, config)
+    tag = digest_of([config.to_json(), n, sorted(data.student)])
+    checkpoint = Checkpoint(resume / "checkpoint.safetensors", tag)
+    history = checkpoint.load(module, pupil.projectors, optimiser)
+    first = len(history.losses)
+    if group.agree(first) != first:
+        raise StorageError(
+            f"process {group.rank} found a checkpoint of another epoch than the first process",
+            "all must share the cache (EDGEKD_CACHE)",
+        )
+    pupil.to(memory_format=torch.channels_last)
+    if teacher is not None:
+        teacher.eval().to(memory_format=torch.channels_last)
+    undo = share_batch_norms(module, group)
+    runner, stepper = group.prepare(pupil, optimiser, [v[:2] for v in inputs.values()])
+    half = config.precision == "bfloat16"
+    steps = math.ceil(n / config.batch)
+    names = term_names(config)
     for epoch in range(first, config.epochs):
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        torch.manual_seed(
-            config.seed * 1_000_003 + epoch
-        )  # for modules that draw by themselves, such as dropout
+        # For modules that draw by themselves, such as dropout: each process its own numbers.
+        torch.manual_seed(config.seed * 1_000_003 + epoch + 15_485_863 * group.rank)
         order = torch.randperm(n, generator=generator)
-        module.train()
-        total = 0.0
+        runner.train()
+        totals = [0.0] * (1 + len(names))
+        # Fixed views do not depend on the order of the rows, drawn ones do.
+        view = epoch % config.views if config.views else None
+        fixed = view_of(view, n, config) if view is not None and config.augment else None
         for step in range(steps):
-            rows = order[step * config.batch : (step + 1) * config.batch]
+            whole = order[step * config.batch : (step + 1) * config.batch]
+            share = group.take(len(whole))
+            rows = whole[share]
             x = {k: v[rows] for k, v in inputs.items()}
             tx = {k: x[k] if v is inputs.get(k) else v[rows] for k, v in teacher_inputs.items()}
             if config.augment:
-                draw = _augment(x[images[0]], config, generator)
-                done = {id(v): draw(v) for v in [*x.values(), *tx.values()] if v.ndim == 4}
+                first_image = x[images[0]]
+                size = (int(first_image.shape[2]), int(first_image.shape[3]))
+                draw = (
+                    fixed.of(rows)
+                    if fixed is not None
+                    else draw_view(len(whole), config, generator).of(share)
+                )
+                done = {id(v): draw.apply(v, size) for v in [*x.values(), *tx.values()] if v.ndim == 4}
                 x = {k: done.get(id(v), v) for k, v in x.items()}
                 tx = {k: done.get(id(v), v) for k, v in tx.items()}
-            y = labels[rows]
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, epoch * steps + step, config.epochs * steps)
+            for settings in optimiser.param_groups:
+                settings["lr"] = learning_rate(config, epoch * steps + step, config.epochs * steps)
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                soft = None
-                if teacher is not None:
+                soft, wanted = None, []
+                if kept is not None and view is not None:
+                    soft = torch.from_numpy(kept.rows(view, rows.numpy()))
+                elif teacher is not None:
                     with torch.no_grad():
-                        soft = teacher(*tx.values()).float()
-                logits = module(*x.values()).float()
-            if logits.ndim != 2 or (soft is not None and soft.shape != logits.shape):
+                        soft = answer_of(teacher(*tx.values())).float()
+                    wanted = [t.float() for t in teacher_taps.take()] if teacher_taps is not None else []
+                logits, features = runner(*x.values())
+                logits, features = logits.float(), [f.float() for f in features]
+            _check_answers(logits, soft, labels[whole])
+            loss, values = objective(
+                config, logits, soft, labels[rows], per_term(config.losses, features),
+                per_term(config.losses, wanted), group,
+            )  # fmt: skip
+            means = [float(v) for v in group.add(torch.stack(values))]
+            if not all(map(math.isfinite, means)):
                 raise ModelError(
-                    f"the network answers with shape {tuple(logits.shape)}"
-                    + (f", the teacher with {tuple(soft.shape)}" if soft is not None else ""),
-                    "training needs (batch, classes), the same for both",
-                )
-            if int(y.max()) >= logits.shape[1] or int(y.min()) < 0:
-                raise DataError(
-                    f"training labels run from {int(y.min())} to {int(y.max())}, the network has {logits.shape[1]} classes",
-                    "check that data and network use the same classes",
-                )
-            loss = distillation_loss(logits, soft, y, config)
-            if not torch.isfinite(loss):
-                raise ModelError(
-                    f"the loss became {float(loss.detach())} in epoch {epoch + 1}, step {step + 1}",
+                    f"the loss became {means[0]} in epoch {epoch + 1}, step {step + 1}",
                     "lower the learning rate (distill.lr)",
                 )
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            total += float(loss.detach())
+            stepper.zero_grad()
+            group.backward(loss)
+            stepper.step()
+            totals = [t + v for t, v in zip(totals, means, strict=True)]
             if progress is not None:
-                progress(epoch, config.epochs, step, steps, total / (step + 1))
-        losses.append(total / steps)
-        checkpoint.save(module, optimiser, epoch + 1, losses)
+                progress(epoch, config.epochs, step, steps, totals[0] / (step + 1))
+        history.losses.append(totals[0] / steps)
+        for name, total in zip(names, totals[1:], strict=True):
+            history.terms.setdefault(name, []).append(total / steps)
+        if group.leads:
+            checkpoint.save(module, pupil.projectors, optimiser, history)
+    undo()
+    for hooked in (taps, teacher_taps):
+        if hooked is not None:
+            hooked.remove()
     module.eval()
-    return losses
+    return history
+
+
+def _check_losses(teacher: Any | None, kept: TeacherLogits | None, config: TrainConfig) -> None:
+    check_terms(config.losses)
+    if (config.method == "losses") != bool(config.losses):
+        raise UsageError(
+            f"method {config.method} and {len(config.losses)} losses", "method losses goes with losses"
+        )
+    if config.method == "losses" and config.needs_teacher and teacher is None and kept is None:
+        raise UsageError("these losses need a teacher, and there is none", "give one, or labels alone")
+    if config.needs_features and (kept is not None or config.views):
+        raise UsageError(
+            "views keep the teacher's logits alone, and a loss asks for its layers in every step",
+            "remove distill.views, or the losses feature, attention and relation",
+        )
+
+
+def _wrap(
+    module: Any, taps: Taps, teacher: Any, teacher_taps: Taps | None, inputs: Mapping[str, Any],
+    teacher_inputs: Mapping[str, Any], config: TrainConfig,
+) -> Any:  # fmt: skip
+    """The network with the projectors that its losses need, found out by showing both networks two examples."""
+    torch = require("torch", extra="torch", purpose="training")
+    from edgekd_torch._pupil import Pupil, build_projectors
+
+    needs: dict[int, tuple[int, int, int]] = {}
+    if config.needs_features and teacher_taps is not None:
+        with torch.no_grad():
+            module.eval()(*(v[:2] for v in inputs.values()))
+            teacher.eval()(*(v[:2] for v in teacher_inputs.values()))
+        needs = projections(config.losses, taps.take(), teacher_taps.take())
+    return Pupil(module, taps, build_projectors(needs, config.seed))
+
+
+def _optimiser(pupil: Any, config: TrainConfig) -> Any:
+    torch = require("torch", extra="torch", purpose="training")
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            pupil.parameters(), lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+        )
+    return torch.optim.SGD(
+        pupil.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+    )  # fmt: skip
+
+
+def _check_answers(logits: Any, soft: Any | None, labels: Any) -> None:
+    if logits.ndim != 2 or (soft is not None and soft.shape != logits.shape):
+        raise ModelError(
+            f"the network answers with shape {tuple(logits.shape)}"
+            + (f", the teacher with {tuple(soft.shape)}" if soft is not None else ""),
+            "training needs (batch, classes), the same for both",
+        )
+    if int(labels.max()) >= logits.shape[1] or int(labels.min()) < 0:
+        raise DataError(
+            f"training labels run from {int(labels.min())} to {int(labels.max())}, the network has {logits.shape[1]} classes",
+            "check that data and network use the same classes",
+        )

@@ -22,6 +22,7 @@ from edgekd.errors import (
 from edgekd.measure.device_events import OUT_OF_DEVICE_MEMORY
 from edgekd.model import MODEL_FILE, load_model
 from edgekd.placement import PlacedOp
+from edgekd.quantize.hardware import FLOAT8, refuse_precision, this_cpu
 from edgekd.spec import TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
 from edgekd_torch.bound import BoundModule, GraphCall, StreamCall
@@ -264,6 +265,10 @@ class TorchRuntime:
         detail = {"cpu_capability": str(torch.backends.cpu.get_cpu_capability())}
         if device == "cuda":
             detail.update(check_device(settings, torch))
+        elif settings.precision == "bfloat16":  # torch would go through float32, slower than float32 itself
+            refuse_precision(settings.precision, this_cpu())
+        elif settings.precision == FLOAT8:
+            detail["emulated"] = FLOAT8
         detail.update(apply_flags(settings, device))
         try:
             prepared = prepare(module, model.name, model.outputs, settings, device)

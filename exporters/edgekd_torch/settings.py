@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekd.errors import TargetUnavailableError, UsageError
 from edgekd.lazy import require
+from edgekd.quantize.hardware import DeviceFacts, refuse_precision
 
 MODES = ("eager", "compile", "cuda-graph")
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "float8e4m3fn", "int8")
@@ -22,10 +23,6 @@ _FLOATS = ("float32", "float16", "bfloat16")
 #: What each device takes. A CPU has 8-bit products for comparison, not for speed.
 _DEVICE_MODES = {"cpu": ("eager", "compile"), "cuda": MODES}
 _DEVICE_PRECISIONS = {"cpu": ("float32", "bfloat16", *LOW), "cuda": PRECISIONS}
-
-#: Least compute capability. Sources: CUDA C++ Programming Guide, table of arithmetic instructions (TF32, BF16: 8.0);
-#: cuBLAS documentation, cublasLtMatmul (FP8: 8.9).
-_LEAST_SM = {"tf32": (8, 0), "bfloat16": (8, 0), "float8e4m3fn": (8, 9), "int8": (7, 5)}
 
 _KNOWN = ("mode", "compile_mode", "precision", "rest", "scales", "amax")
 
@@ -113,13 +110,7 @@ def check_device(settings: TorchSettings, torch: Any) -> dict[str, Any]:
     """
     name = str(torch.cuda.get_device_name(0))
     major, minor = torch.cuda.get_device_capability(0)
-    least = _LEAST_SM.get(settings.precision, (0, 0))
-    if (major, minor) < least:
-        raise TargetUnavailableError(
-            f"{name} (compute capability {major}.{minor}) has no {settings.precision}; "
-            f"that takes {least[0]}.{least[1]}",
-            "choose another precision or GPU",
-        )
+    refuse_precision(settings.precision, DeviceFacts(name=name, capability=(major, minor)))
     return {
         "device_name": name,
         "capability": f"{major}.{minor}",

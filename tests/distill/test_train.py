@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgekd.distill.augment import draw_view
 from edgekd.distill.config import TrainConfig
-from edgekd.distill.train import TrainingSet, _augment, distillation_loss, learning_rate, train
+from edgekd.distill.losses import distillation_loss
+from edgekd.distill.train import TrainingSet, learning_rate, train
 from edgekd.errors import DataError, ModelError
 
 torch = pytest.importorskip("torch")
@@ -54,7 +56,7 @@ def run(
     torch.manual_seed(0)
     student = kwargs.pop("student", None) or Recorder(int(np.prod(data.student["image"].shape[1:])))
     teacher = kwargs.pop("teacher", None)
-    return student, train(student, teacher, data, config, resume=folder, **kwargs)
+    return student, train(student, teacher, data, config, resume=folder, **kwargs).losses
 
 
 # The loss
@@ -136,9 +138,8 @@ def test_learning_rate_is_positive_at_every_step(warmup: float, steps: int) -> N
 
 def test_augmentation_is_shifts_and_mirrors_with_zero_padding() -> None:
     batch = torch.tensor(RNG.standard_normal((64, 2, 5, 6)))
-    made = _augment(batch, replace(QUICK, augment=("shift1", "flip")), torch.Generator().manual_seed(0))(
-        batch
-    )
+    config = replace(QUICK, augment=("shift1", "flip"))
+    made = draw_view(64, config, torch.Generator().manual_seed(0)).apply(batch, (5, 6))
     padded = torch.nn.functional.pad(batch, (1, 1, 1, 1))
     found = set()
     for i in range(len(batch)):
@@ -159,7 +160,8 @@ def test_augmentation_is_shifts_and_mirrors_with_zero_padding() -> None:
 def test_greatest_shift(augment: tuple[str, ...], pad: int) -> None:
     batch = torch.zeros(400, 1, 11, 11)
     batch[:, :, 5, 5] = 1
-    made = _augment(batch, replace(QUICK, augment=augment), torch.Generator().manual_seed(0))(batch)
+    config = replace(QUICK, augment=augment)
+    made = draw_view(400, config, torch.Generator().manual_seed(0)).apply(batch, (11, 11))
     rows, cols = (made.nonzero()[:, d] - 5 for d in (2, 3))
     assert [int(v) for v in (rows.min(), rows.max(), cols.min(), cols.max())] == [-pad, pad, -pad, pad]
     assert (made.sum((1, 2, 3)) == 1).all()
@@ -236,24 +238,30 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from edgekd.distill.config import TrainConfig
+from edgekd.distill.terms import loss_term
 from edgekd.distill.train import TrainingSet, train
 from edgekd_torch.modules import Seeded
 from edgekd_torch.zoo import zoo_entry
 torch.set_num_threads(1)
-mode, root, precision = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+mode, root, case = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 rng = np.random.default_rng(0)
 x = rng.standard_normal((96, 1, 8, 8)).astype(np.float32)
 data = TrainingSet(student={"image": x}, labels=rng.integers(0, 10, 96), teacher={"image": x})
-config = TrainConfig(method="logits", epochs=3, batch=32, augment=("shift1", "flip"), precision=precision, seed=5)
+config = TrainConfig(method="logits", epochs=3, batch=32, augment=("shift1", "flip"), seed=5)
+if case == "bfloat16":
+    config = replace(config, precision=case)
+if case == "adamw and a projector":
+    losses = (loss_term("logits"), loss_term("feature", weight=5, pairs=[("features", "features")]))
+    config = replace(config, method="losses", losses=losses, optimizer="adamw", lr=0.01)
 teacher = Seeded(1).build(zoo_entry("digits-cnn-teacher"))
 def once(folder, progress=None):
     folder.mkdir(exist_ok=True)
     module = Seeded(5).build(zoo_entry("digits-cnn-student"))
-    losses = train(module, teacher, data, config, resume=folder, progress=progress)
+    history = train(module, teacher, data, config, resume=folder, progress=progress)
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest(), losses
+    return digest.hexdigest(), history.losses, history.terms
 seen = []
 def note(epoch, epochs, step, steps, loss):
     seen.append(epoch)
@@ -266,11 +274,11 @@ print(sorted(set(seen)))
 """
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_kill_9_after_a_checkpoint_changes_no_bit(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize("case", ["float32", "bfloat16", "adamw and a projector"])
+def test_kill_9_after_a_checkpoint_changes_no_bit(tmp_path: Path, case: str) -> None:
     def start(mode: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", _SCRIPT, mode, str(tmp_path), precision],
+            [sys.executable, "-c", _SCRIPT, mode, str(tmp_path), case],
             capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
 
