@@ -110,3 +110,35 @@ def test_nothing_to_compare_is_no_parity() -> None:
 
 def test_an_absolute_tolerance_alone_stays_absolute() -> None:
     check_parity(Fixed(np.array([0.1])), Fixed(np.array([0.14])), [{}], atol=0.05, rtol=0)  # type: ignore[arg-type]
+
+
+class Clipped(Scaled):
+    """A conversion that is wrong for values beyond 5, which drawn feeds do not hold and real ones do."""
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        x = feeds["x"]
+        return {"x": np.where(np.abs(x) > 5, np.float32(0), x).astype(np.float32)}
+
+
+def test_real_examples_find_what_drawn_feeds_do_not() -> None:
+    drawn = [{"x": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)}]
+    real = [{"x": np.linspace(0, 255, 12, dtype=np.float32).reshape(4, 3)}]
+    a, b = Scaled(1, "one 1"), Clipped(1, "two 2")
+    assert check_parity(a, b, drawn).real is None  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"'x' has 0\.0 dB .* real examples .*the export is wrong"):
+        check_parity(a, b, drawn, real=real)  # type: ignore[arg-type]
+    found = check_parity(a, Scaled(1, "two 2"), drawn, real=real)  # type: ignore[arg-type]
+    assert found.real is not None and found.real.examples == 4
+    assert found.to_json()["real"] == {"sqnr_db": {"x": None}, "agreement": {"x": 1.0}, "examples": 4}
+
+
+@pytest.mark.parametrize(("dtype", "passes"), [("float32", False), ("float16", True), ("int8", True)])
+def test_what_real_answers_may_lose_depends_on_the_precision(dtype: str, passes: bool) -> None:
+    real = [{"x": np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)}]
+    a, b = Scaled(1, "one 1"), Scaled(0.98, "two 2")  # 34 dB
+    drawn = [{"x": np.full((1, 3), 1e-9, np.float32)}]
+    if passes:
+        assert check_parity(a, b, drawn, atol=1, rtol=1, real=real, dtype=dtype).real is not None  # type: ignore[arg-type]
+    else:
+        with pytest.raises(ModelError, match=r"34\.0 dB of signal to noise"):
+            check_parity(a, b, drawn, atol=1, rtol=1, real=real, dtype=dtype)  # type: ignore[arg-type]

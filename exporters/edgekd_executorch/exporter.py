@@ -175,10 +175,12 @@ def _parity(
         return check_parity(
             reference,
             candidate,
-            parity_feeds(sizes.inputs, sizes.usual, real),
+            parity_feeds(sizes.inputs, sizes.usual),
             atol=asked.atol,
             rtol=asked.rtol,
             batches=parity_batches(sizes.inputs, sizes.usual),
+            real=real,
+            dtype=asked.dtype,
         )
     finally:
         reference.close()

@@ -1,13 +1,13 @@
-"""Static INT8 by PyTorch 2 Export quantization (torchao's pt2e) with ExecuTorch's XNNPACKQuantizer.
+"""INT8 by PyTorch 2 Export quantization (torchao's pt2e) with ExecuTorch's XNNPACKQuantizer.
 
-Activations are int8 with a scale and a zero point per tensor, weights symmetric int8 per channel or per tensor
-(executorch/backends/xnnpack/quantizer/xnnpack_quantizer.py).
+Activations are int8 with a scale and a zero point per tensor, static or taken in every call, weights symmetric int8 per
+channel or per tensor (executorch/backends/xnnpack/quantizer/xnnpack_quantizer.py).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.model import MODEL_FILE, Model
 from edgekd.quantize.config import QuantConfig
-from edgekd.quantize.damage import output_sqnr
-from edgekd.stages import tool_versions
+from edgekd.quantize.damage import Damage
+from edgekd.quantize.record import check_against, quantization_lineage
+from edgekd.quantize.spool import CalibrationSpool
+from edgekd.quantize.support import Support, check_kept
 from edgekd.target import SessionOptions
 from edgekd_executorch.exporter import artifact, pool_threads, remove, write_program
 from edgekd_executorch.library import EXTRA, WRITING, load, quiet
@@ -30,8 +32,15 @@ from edgekd_executorch.lowering import export_program, lower, lowering_errors, w
 from edgekd_executorch.program import ENTRY
 from edgekd_executorch.settings import read_options
 from edgekd_executorch.sizes import Sizes, plan_sizes
-from edgekd_onnx.quantizing import CalibrationSpool
 from edgekd_onnx.writing import one_line
+
+#: What is written here. ``mse`` is torchao's HistogramObserver, which searches the range of least squared error.
+SUPPORT = Support(
+    writer="XNNPACK",
+    granularities={("int8", "static"): ("channel", "tensor"), ("int8", "dynamic"): ("channel", "tensor")},
+    calibrations=("minmax", "mse"),
+    keep_float=True,
+)
 
 
 def quantize_module(
@@ -41,7 +50,7 @@ def quantize_module(
     from edgekd_torch.modules import load_module
     from edgekd_torch.runtime import refuse_training
 
-    _check(config)
+    SUPPORT.check(config)
     asked = read_options(options)
     if asked.backend != "xnnpack" or asked.dtype != "float32":
         raise UsageError(
@@ -51,6 +60,8 @@ def quantize_module(
     sizes = plan_sizes(model.inputs, asked.shapes, asked.max_batch)
     module = load_module(model)
     refuse_training(module, model.name)
+    check_kept(config.keep_float, [name for name, _ in module.named_modules() if name], f"model {model.name}")
+    observer = "histogram" if config.calibration == "mse" else asked.observer
     try:
         work = tempfile.TemporaryDirectory(prefix=".quantize-", dir=out)
     except OSError as e:
@@ -60,43 +71,23 @@ def quantize_module(
         spool.fill(feeds, config.examples)
         wrapped = wrap(module, model.outputs, model.name, "float32")
         traced = export_program(wrapped, model.name, sizes, starred=True).module()
-        quantized, nodes = _quantize(traced, model, config, asked.observer, _chunks(spool, sizes))
+        quantized, nodes = _quantize(traced, model, config, observer, _chunks(spool, sizes))
         program = export_program(quantized, model.name, sizes, starred=False)
         lowered = lower(program, model, sizes, backend="xnnpack", dtype=config.dtype, devtools=asked.devtools)
         try:
             write_program(lowered, out)
-            sqnr = _sqnr(model, out / ENTRY, next(_chunks(spool, sizes)))
+            damage = _check(model, out / ENTRY, _chunks(spool, sizes))
         except BaseException:
             remove(out)
             raise
+    choices = {"observer": observer} if config.calibrated else {}
+    # Of the module's own lineage a .pte carries the digest.
+    source = replace(model.as_artifact(), lineage={})
+    tools = ("torch", "executorch", "torchao")
     return artifact(
         model, out, lowered, sizes, asked,
-        {
-            "quantized_from": model.as_artifact().digest,
-            "quantization": config.to_json(),
-            "observer": asked.observer,
-            "calibration": {
-                "examples": spool.examples, "batches": spool.batches, "digest": spool.digest,
-                "constant_inputs": spool.constant,
-            },
-            "quantized_nodes": nodes,
-            "sqnr_db": sqnr,
-            "tools": tool_versions("torch", "executorch", "torchao"),
-        },
+        quantization_lineage(source, config, spool, damage, nodes=nodes, tools=tools, choices=choices),
     )  # fmt: skip
-
-
-def _check(config: QuantConfig) -> None:
-    config.check()
-    if config.variant != "cpu":
-        raise UsageError(
-            f"variant '{config.variant}' was asked for, XNNPACK has one way to quantize", "leave --for out"
-        )
-    if config.calibration != "minmax":
-        raise UsageError(
-            f"calibration '{config.calibration}' is not one that ExecuTorch's quantizer has",
-            "use minmax (--option observer=histogram searches the range of least squared error)",
-        )
 
 
 def _chunks(spool: CalibrationSpool, sizes: Sizes) -> Iterator[dict[str, Array]]:
@@ -118,8 +109,11 @@ def make_quantizer(config: QuantConfig, observer: str) -> Any:
     """XNNPACK's quantizer with the weights' granularity of ``config`` and the observer of activations asked for."""
     xnnpack = load("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", WRITING)
     pt2e = load("torchao.quantization.pt2e", WRITING)
-    made = xnnpack.get_symmetric_quantization_config(is_per_channel=config.granularity == "channel")
-    if observer == "minmax":
+    dynamic = config.mode == "dynamic"
+    made = xnnpack.get_symmetric_quantization_config(
+        is_per_channel=config.granularity == "channel", is_dynamic=dynamic
+    )
+    if observer == "minmax" and not dynamic:
         # The smallest scale that XNNPACK's own configuration allows.
         eps = 2**-12
         spec = replace(
@@ -127,7 +121,18 @@ def make_quantizer(config: QuantConfig, observer: str) -> Any:
             observer_or_fake_quant_ctr=pt2e.MinMaxObserver.with_args(eps=eps),
         )
         made = replace(made, input_activation=spec, output_activation=spec)
-    return xnnpack.XNNPACKQuantizer().set_global(made)
+    quantizer = xnnpack.XNNPACKQuantizer().set_global(made)
+    if config.keep_float:
+        quantizer.set_filter_function(lambda node: not _is_within(node, config.keep_float))
+    return quantizer
+
+
+def _is_within(node: Any, modules: Sequence[str]) -> bool:
+    """Whether a node of a traced graph was traced in one of these modules, or in one of theirs."""
+    stack = (path for path, _ in node.meta.get("nn_module_stack", {}).values())
+    # "module.layer1.0", in some traces behind "L['self'].": the wrapper's attribute comes before the model's own names.
+    own = [path.removeprefix("L['self'].").removeprefix("module.") for path in stack]
+    return any(path == name or path.startswith(f"{name}.") for path in own for name in modules)
 
 
 def _quantize(
@@ -156,22 +161,21 @@ def _quantize(
     return converted, nodes
 
 
-def _sqnr(model: Model, path: Path, feeds: Mapping[str, Array]) -> dict[str, float | None]:
-    """Signal to noise of each output against torch on one calibration batch in dB, None where it is exact.
+def _check(model: Model, path: Path, batches: Iterator[dict[str, Array]]) -> Damage:
+    """The program against torch.
 
     Raises:
-        ModelError: the program does not run, or gives NaN or infinity where torch did not.
+        ModelError: the program does not run, or is broken.
     """
     from edgekd_executorch.runtime import ExecuTorchRuntime
     from edgekd_torch.runtime import TorchRuntime
 
     torch = require("torch", extra=EXTRA, purpose=WRITING)
-    results = []
-    for runtime, file, threads in (
-        (TorchRuntime(), model.folder / MODEL_FILE, torch.get_num_threads()),
-        (ExecuTorchRuntime(), path, pool_threads()),
-    ):
-        session = runtime.open(file, SessionOptions(threads=threads))
-        results.append(session.run(feeds))
-        session.close()
-    return output_sqnr(*results, fix="use more or other calibration examples")
+    return check_against(
+        lambda: TorchRuntime().open(
+            model.folder / MODEL_FILE, SessionOptions(threads=torch.get_num_threads())
+        ),
+        lambda: ExecuTorchRuntime().open(path, SessionOptions(threads=pool_threads())),
+        batches,
+        fix="use more or other calibration examples, or keep layers in float",
+    )

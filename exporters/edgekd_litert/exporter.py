@@ -126,9 +126,10 @@ class LiteRtExporter:
             parity = check_parity(
                 sessions[0],
                 sessions[1],
-                _parity_feeds(model, sized, options.get("feeds") or ()),
+                [batch_feeds(sized, {}, PARITY_SEED + i, 1) for i in range(_PARITY_FEEDS)],
                 atol=atol,
                 rtol=rtol,
+                real=(f for given in options.get("feeds") or () for f in _in_batches(model, sized, given)),
                 batches=(int(sized[0].shape[0]),) if sized and sized[0].shape else (1,),
             )
             inputs, outputs, dtype = sessions[1].inputs, sessions[1].outputs, sessions[1].dtype
@@ -228,15 +229,6 @@ def _convert(
     with ChildProcess(f"converting {model.name} to LiteRT", Limits(timeout_s=_CONVERT_S)) as child:
         reply, _ = child.request("edgekd_litert.converting:convert", args, [feeds[s.name] for s in sized])
     return dict(reply["tools"])
-
-
-def _parity_feeds(
-    model: Model, sized: Sequence[TensorSpec], real: Iterable[Mapping[str, Array]]
-) -> Iterator[Mapping[str, Array]]:
-    for i in range(_PARITY_FEEDS):
-        yield batch_feeds(sized, {}, PARITY_SEED + i, 1)
-    for feeds in real:
-        yield from _in_batches(model, sized, feeds)
 
 
 def _in_batches(

@@ -14,6 +14,8 @@ from edgekd.lazy import require
 from edgekd.model import MODEL_FILE, Model
 from edgekd.parity import PARITY_SEED, batch_feeds
 from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.facts import GraphFacts
+from edgekd.quantize.layers import LayerError
 from edgekd.spec import Dim, TensorSpec
 from edgekd.stages import tool_versions
 from edgekd.target import Session, SessionOptions
@@ -123,20 +125,42 @@ class OnnxExporter:
     def quantize(
         self, artifact: Artifact, config: QuantConfig, feeds: Iterable[Mapping[str, Array]], out: Path
     ) -> Artifact:
-        """Write a statically quantized Q/DQ twin of ``artifact`` into the existing folder ``out``.
+        """Write a quantized twin of ``artifact`` into the existing folder ``out``, checked against it on the feeds.
 
         Args:
             artifact: float32 ONNX.
             config: ``variant`` picks u8 activations (CPU) or symmetric s8 (TensorRT).
-            feeds: calibration feeds; read once, at most ``config.examples`` examples.
+            feeds: calibration feeds; read once, at most ``config.examples`` examples. Without any, what needs no
+                calibration is checked on drawn inputs, and the lineage says so (``checked_on``).
             out: where to write; equal inputs give equal bytes.
 
         Raises:
-            DataError: no feeds, feeds that do not fit, NaN or infinity; ModelError: nothing to quantize.
+            DataError: no feeds, feeds that do not fit, constant, NaN or infinity; ModelError: it cannot be quantized (names
+            the node), or gives broken answers; UsageError: a configuration that is not written for this variant.
         """
         from edgekd_onnx.quantizing import quantize_artifact
 
         return quantize_artifact(artifact, config, feeds, out)
+
+    def quantization_choices(self, artifact: Artifact, device: str) -> Sequence[QuantConfig]:
+        """See :class:`edgekd.quantize.layers.SearchableExporter`."""
+        from edgekd_onnx.quantization_choices import quantization_choices
+
+        return quantization_choices(artifact, device)
+
+    def layer_errors(
+        self, artifact: Artifact, quantized: Artifact, feeds: Sequence[Mapping[str, Array]]
+    ) -> Sequence[LayerError]:
+        """See :class:`edgekd.quantize.layers.SearchableExporter`."""
+        from edgekd_onnx.layer_errors import layer_errors
+
+        return layer_errors(artifact, quantized, feeds)
+
+    def quantized_ranges(self, quantized: Artifact, source: Artifact) -> Mapping[str, tuple[float, float]]:
+        """See :meth:`edgekd.quantize.coverage.RangedExporter.quantized_ranges`."""
+        from edgekd_onnx.ranges import ranges_in
+
+        return ranges_in(quantized.path, source.path)
 
     def read(self, path: Path, outputs: Sequence[str] = ()) -> Artifact:
         """A ``.onnx`` file from outside as an artifact; nothing is written.
@@ -157,6 +181,12 @@ class OnnxExporter:
         from edgekd_onnx.cost import count_cost
 
         return count_cost(artifact, feeds)
+
+    def graph_facts(self, artifact: Artifact) -> GraphFacts:
+        """See :class:`edgekd.quantize.facts.DescribingExporter`."""
+        from edgekd_onnx.graph_facts import graph_facts
+
+        return graph_facts(artifact)
 
     def write_product(self, dtype: str, size: int, out: Path) -> Artifact:
         """See :class:`edgekd.workload.CountingExporter`."""

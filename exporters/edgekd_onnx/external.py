@@ -92,12 +92,21 @@ def _of_tensor(data: Bytes, start: int, end: int) -> Iterator[tuple[str, str]]:
 
 def _fields(data: Bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(number, start, end) of the fields of a message that have a length."""
+    for number, value, first, last in numbers_and_fields(data, start, end):
+        if value is None:
+            yield number, first, last
+
+
+def numbers_and_fields(data: Bytes, start: int, end: int) -> Iterator[tuple[int, int | None, int, int]]:
+    """(number, value, start, end) of a message's fields: those that are a varint have a value, those with a length None."""
     at = start
     while at < end:
         tag, at = _varint(data, at, end)
         wire = tag & 7
         if wire == _VARINT:
-            _, at = _varint(data, at, end)
+            first = at
+            value, at = _varint(data, at, end)
+            yield tag >> 3, value, first, at
         elif wire == _EIGHT:
             at += 8
         elif wire == _FOUR:
@@ -106,7 +115,7 @@ def _fields(data: Bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
             size, at = _varint(data, at, end)
             if at + size > end:
                 return
-            yield tag >> 3, at, at + size
+            yield tag >> 3, None, at, at + size
             at += size
         else:
             return

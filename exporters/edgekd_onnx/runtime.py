@@ -19,6 +19,7 @@ from edgekd.spec import Dim, TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
 from edgekd.workload import Profile
 from edgekd_onnx.compute_stream import ComputeStream, compute_stream
+from edgekd_onnx.emulation import FLOAT8, emulating, holds_float8
 from edgekd_onnx.external import refuse_outside_data
 from edgekd_onnx.providers import (
     CPU,
@@ -95,6 +96,9 @@ def ort_errors(*, only_input: bool = False) -> tuple[type[BaseException], ...]:
     ]
     return (*found, RuntimeError, ValueError)
 
+
+#: What ONNX Runtime says where a provider has no kernel for an operator in its types.
+_NO_KERNEL = ("NOT_IMPLEMENTED", "Could not find an implementation")
 
 #: The annotation that keeps a call out of CUDA graphs (onnxruntime_run_options_config_keys.h, ``gpu_graph_id``).
 _NO_GRAPH = -1
@@ -305,6 +309,9 @@ class OnnxRuntime:
         if path.suffix == ".onnx":
             refuse_outside_data(path)
         on_cpu = wanted == CPU
+        low = path.suffix == ".onnx" and holds_float8(path)
+        if low:
+            options = emulating(options, path)
         asked = resolve(options.settings or {}, options.threads)
         refuse_foreign_settings(wanted, asked)
         told = provider_options(wanted, options.device, options.threads, asked)
@@ -331,9 +338,12 @@ class OnnxRuntime:
                     f"asked for {wanted}, which cannot run every node of {path}",
                     "cpu_nodes=any leaves the rest to the CPU (then state the share in gates.placement)",
                 ) from e
+            kernel = any(words in str(e) for words in _NO_KERNEL)
             raise ModelError(
                 f"onnxruntime {ort.__version__} cannot open {path} ({reason(e)})",
-                "the file is damaged, or was made for another version: export it again",
+                f"{wanted} has no kernel for that operator in that type: use another precision or runtime"
+                if kernel
+                else "the file is damaged, or was made for another version: export it again",
             ) from e
         session.disable_fallback()
         found = session.get_providers()[0] if session.get_providers() else "none"
@@ -348,6 +358,8 @@ class OnnxRuntime:
         if not on_cpu:
             used |= _taken(session, wanted, asked["cpu_nodes"], path)
         used |= {k: asked[k] for k, owners in OWN_SETTINGS.items() if wanted in owners}
+        if low and wanted != TENSORRT:
+            used["emulated"] = FLOAT8
         placement = Placement(
             device=options.device,
             provider=found,

@@ -25,6 +25,7 @@ class Document:
         version: of the IR; 10 and 11 are readable.
         layers: names of its layers, those in loops and branches too.
         types: their types, e.g. ``Convolution``, counted.
+        grouped: names of the convolutions that have groups.
         weight_bytes: element type -> bytes of constants.
         end: first byte behind the last constant in the ``.bin``.
     """
@@ -32,6 +33,7 @@ class Document:
     version: str = ""
     layers: set[str] = field(default_factory=set)
     types: dict[str, int] = field(default_factory=dict)
+    grouped: set[str] = field(default_factory=set)
     weight_bytes: dict[str, int] = field(default_factory=dict)
     end: int = 0
 
@@ -119,6 +121,8 @@ class _Reader:
             self.found.layers.add(attributes.get("name", ""))
             kind = attributes.get("type", "")
             self.found.types[kind] = self.found.types.get(kind, 0) + 1
+            if kind == "GroupConvolution":
+                self.found.grouped.add(attributes.get("name", ""))
         elif tag == "data" and "offset" in attributes and "size" in attributes:
             self._add_weights(attributes)
 

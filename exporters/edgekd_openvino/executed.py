@@ -26,7 +26,7 @@ _MOVING = frozenset({
     "memoryoutput", "quantize",
 })  # fmt: skip
 #: What an ONNX convolution with a bias is called after OpenVINO has split it.
-_SPLIT = "/WithoutBiases"
+SPLIT = "/WithoutBiases"
 #: OpenVINO's profiler counts whole microseconds (ov::ProfilingInfo).
 _RESOLUTION_NS = 1000
 #: Calls before the one whose times are told: the first ones allocate.
@@ -80,7 +80,7 @@ def read_graph(model: Any, place: str) -> tuple[PlacedOp, ...]:
 
 def _sources(names: str) -> tuple[str, ...]:
     """OpenVINO separates names by commas; one in a name cannot be told from them."""
-    return tuple(dict.fromkeys(n.removesuffix(_SPLIT) for n in names.split(",") if n))
+    return tuple(dict.fromkeys(n.removesuffix(SPLIT) for n in names.split(",") if n))
 
 
 def profile_file(

@@ -14,6 +14,8 @@ from edgekd.errors import ModelError, UsageError
 from edgekd.files import storage_error
 from edgekd.model import MODEL_FILE, Model
 from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.facts import GraphFacts
+from edgekd.quantize.layers import LayerError
 from edgekd.stages import tool_versions
 from edgekd.target import Session, SessionOptions
 from edgekd_openvino.converting import convert_onnx, input_ranges
@@ -115,6 +117,30 @@ class OpenVinoExporter:
         from edgekd_openvino.quantizing import quantize_artifact
 
         return quantize_artifact(artifact, config, feeds, out)
+
+    def quantization_choices(self, artifact: Artifact, device: str) -> Sequence[QuantConfig]:
+        """See :class:`edgekd.quantize.layers.SearchableExporter`: static INT8, by every calibration there is."""
+        return tuple(QuantConfig(calibration=method) for method in ("minmax", "percentile", "mse"))
+
+    def layer_errors(
+        self, artifact: Artifact, quantized: Artifact, feeds: Sequence[Mapping[str, Array]]
+    ) -> Sequence[LayerError]:
+        """See :class:`edgekd.quantize.layers.SearchableExporter`."""
+        from edgekd_openvino.layer_errors import layer_errors
+
+        return layer_errors(artifact, quantized, feeds)
+
+    def graph_facts(self, artifact: Artifact) -> GraphFacts:
+        """See :class:`edgekd.quantize.facts.DescribingExporter`."""
+        from edgekd_openvino.graph_facts import graph_facts
+
+        return graph_facts(artifact)
+
+    def quantized_ranges(self, quantized: Artifact, source: Artifact) -> Mapping[str, tuple[float, float]]:
+        """See :meth:`edgekd.quantize.coverage.RangedExporter.quantized_ranges`."""
+        from edgekd_openvino.ranges import activation_ranges
+
+        return activation_ranges(quantized.path)
 
     def read(self, path: Path, outputs: Sequence[str] = ()) -> Artifact:
         """An ``.xml`` from outside, with the ``.bin`` beside it, as an artifact; nothing is written.

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import ModelError
-from edgekd.parity import PARITY_ATOL, PARITY_RTOL, Parity, check_parity, parity_batches, parity_feeds
+from edgekd.parity import (
+    PARITY_ATOL,
+    PARITY_RTOL,
+    Parity,
+    check_parity,
+    compare_real,
+    parity_batches,
+    parity_feeds,
+)  # fmt: skip
 from edgekd.spec import TensorSpec
 from edgekd.target import Placement, Session, SessionOptions
 from edgekd.tolerance import read_tolerances
@@ -73,13 +81,16 @@ def compare(
         ModelError: beyond the tolerance.
     """
     shapes = options.get("shapes") or {}
-    feeds: Iterable[Mapping[str, Array]] = chain(
-        (_in_range(fed, ranges) for fed in parity_feeds(candidate.inputs, shapes)), options.get("feeds") or ()
+    feeds: Iterable[Mapping[str, Array]] = (
+        _in_range(f, ranges) for f in parity_feeds(candidate.inputs, shapes)
     )
+    real = options.get("feeds") or ()
     batches = parity_batches(candidate.inputs, shapes)
     if dtype not in ("float32", "float16"):
         _, share = tolerances(options, dtype)
         found = _compare_rounded(_View(reference, names, {}), candidate, feeds, share, batches)
+        damage = compare_real(_View(reference, names, {}), candidate, real, dtype)
+        found = replace(found, real=damage)
         return {**found.to_json(), "relative_to": "root mean square of each output"}
     rounded = dtype == "float16"
     atol, rtol = tolerances(options, dtype)
@@ -95,6 +106,7 @@ def compare(
         rtol=rtol,
         batches=batches,
     )
+    parity = replace(parity, real=compare_real(_View(reference, names, {}), candidate, real, dtype))
     return {**parity.to_json(), "relative_to": "largest value of each output" if rounded else "1"}
 
 

@@ -1,21 +1,22 @@
-"""Post-training INT8 with NNCF."""
+"""Post-training quantization with NNCF: static INT8, and INT8 or INT4 weights."""
 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekd.artifact import Artifact, record_file
 from edgekd.data.example import Array
-from edgekd.errors import ModelError, UsageError
+from edgekd.errors import ModelError
 from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.quantize.config import QuantConfig
-from edgekd.quantize.damage import output_sqnr
-from edgekd.stages import tool_versions
-from edgekd_onnx.quantizing import CalibrationSpool
+from edgekd.quantize.record import check_against, quantization_lineage
+from edgekd.quantize.spool import CalibrationSpool
+from edgekd.quantize.support import Support, check_kept
 from edgekd_onnx.writing import quiet
 from edgekd_openvino.document import scan
 from edgekd_openvino.library import errors, reason, silence_telemetry
@@ -23,6 +24,19 @@ from edgekd_openvino.parity import parity_options
 from edgekd_openvino.runtime import OpenVinoRuntime, read_model
 from edgekd_openvino.writing import ENTRY, WEIGHTS, count_past, write_model
 
+#: What is written here. Weights of INT8 have one scale per channel, those of INT4 one per channel or block
+#: (nncf.compress_weights: ``group_size`` is for the 4-bit modes).
+SUPPORT = Support(
+    writer="NNCF",
+    granularities={
+        ("int8", "static"): ("channel", "tensor"),
+        ("int8", "weight-only"): ("channel",),
+        ("int4", "weight-only"): ("block", "channel"),
+    },
+    calibrations=("minmax", "percentile", "mse"),
+    variants=("cpu", "tensorrt"),
+    keep_float=True,
+)
 #: NNCF's presets: "mixed" keeps weights symmetric and activations asymmetric, "performance" makes both symmetric.
 _PRESETS = {"cpu": "mixed", "tensorrt": "performance"}
 #: Of all activations, this share lies within the range that "percentile" keeps (ONNX Runtime's default as well).
@@ -30,15 +44,16 @@ _PERCENTILE = 0.99999
 #: Operators of attention: NNCF then leaves alone what transformers lose their accuracy by.
 _ATTENTION = ("ScaledDotProductAttention", "Softmax")
 _QUANTIZER = "FakeQuantize"
+#: Element types of compressed weights.
+_WEIGHTS = {"int8": ("i8", "u8"), "int4": ("i4", "u4")}
+_PURPOSE = "quantizing OpenVINO models"
 
 
 def quantize_artifact(
     artifact: Artifact, config: QuantConfig, feeds: Iterable[Mapping[str, Array]], out: Path
 ) -> Artifact:
     """See :meth:`edgekd_openvino.exporter.OpenVinoExporter.quantize`."""
-    config.check()
-    if config.calibration not in ("minmax", "percentile"):
-        raise UsageError(f"NNCF has no {config.calibration} calibration", "choose minmax or percentile")
+    SUPPORT.check(config)
     if artifact.format != "openvino" or artifact.dtype != "float32":
         raise ModelError(
             f"{artifact.path} is {artifact.format} of {artifact.dtype}, only float32 openvino can be quantized here",
@@ -46,6 +61,7 @@ def quantize_artifact(
         )
     names = frozenset(scan(artifact.path).layers)
     model = read_model(artifact.path)
+    check_kept(config.keep_float, {op.get_friendly_name() for op in model.get_ops()}, str(artifact.path))
     try:
         work = tempfile.TemporaryDirectory(prefix=".quantize-", dir=out)
     except OSError as e:
@@ -54,14 +70,27 @@ def quantize_artifact(
         spool = CalibrationSpool(folder=Path(name), inputs=artifact.inputs)
         spool.fill(feeds, config.examples)
         count_past(names)
-        transformer = _is_transformer(model)
-        made = _quantize(model, config, spool, transformer=transformer)
-        count = sum(op.get_type_name() == _QUANTIZER for op in made.get_ops())
+        choices: dict[str, Any] = {}
+        if config.mode == "static":
+            choices = {"preset": _PRESETS[config.variant], "transformer": _is_transformer(model)}
+            made = _quantize(model, config, spool, transformer=choices["transformer"])
+            count = sum(op.get_type_name() == _QUANTIZER for op in made.get_ops())
+        else:
+            made = _compress(model, config)
+            counted = _count_weights(made)
+            count = sum(counted.get(kind, 0) for kind in _WEIGHTS[config.dtype])
+            choices = {"weights": counted}
         if not count:
-            raise ModelError("the model has no operator that can be quantized", "leave it in float32")
+            raise ModelError(
+                f"the model has no operator that can be quantized to {config.dtype}", "leave it in float32"
+            )
         try:
             files = write_model(made, out, inputs=artifact.inputs, outputs=artifact.outputs, names=names)
-            sqnr = _check(artifact, out / ENTRY, spool)
+            damage = check_against(
+                lambda: OpenVinoRuntime().open(artifact.path, parity_options()),
+                lambda: OpenVinoRuntime().open(out / ENTRY, parity_options()),
+                spool,
+            )
         except BaseException:
             for left in (ENTRY, WEIGHTS):
                 (out / left).unlink(missing_ok=True)
@@ -76,19 +105,10 @@ def quantize_artifact(
         outputs=artifact.outputs,
         prepare=dict(artifact.prepare),
         output=dict(artifact.output),
-        lineage={
-            **{k: v for k, v in artifact.lineage.items() if k != "parity"},
-            "quantized_from": artifact.digest,
-            "quantization": {**config.to_json(), "preset": _PRESETS[config.variant], "transformer": transformer},
-            "calibration": {
-                "examples": spool.examples, "batches": spool.batches, "digest": spool.digest,
-                "constant_inputs": spool.constant,
-            },
-            "quantized_nodes": count,
-            "sqnr_db": sqnr,
-            "tools": {**artifact.lineage.get("tools", {}), **tool_versions("openvino", "nncf", "onnx")},
-        },
-    )  # fmt: skip
+        lineage=quantization_lineage(
+            artifact, config, spool, damage, nodes=count, tools=("openvino", "nncf", "onnx"), choices=choices
+        ),
+    )
 
 
 def _is_transformer(model: Any) -> bool:
@@ -107,7 +127,7 @@ def _is_transformer(model: Any) -> bool:
 def _quantize(model: Any, config: QuantConfig, spool: CalibrationSpool, *, transformer: bool) -> Any:
     silence_telemetry()
     with quiet():
-        nncf = require("nncf", extra="openvino", purpose="quantizing OpenVINO models")
+        nncf = require("nncf", extra="openvino", purpose=_PURPOSE)
         advanced = _advanced(nncf, config)
 
         def feeds_of(index: int) -> dict[int, Array]:
@@ -122,6 +142,7 @@ def _quantize(model: Any, config: QuantConfig, spool: CalibrationSpool, *, trans
                 target_device=nncf.TargetDevice.CPU,
                 subset_size=spool.batches,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                ignored_scope=_ignored(nncf, config),
                 advanced_parameters=advanced,
             )
         except (*errors(), *_nncf_errors(nncf)) as e:
@@ -129,6 +150,41 @@ def _quantize(model: Any, config: QuantConfig, spool: CalibrationSpool, *, trans
                 f"nncf cannot quantize this model ({reason(e)})",
                 "try another --method, or leave it in float32",
             ) from e
+
+
+def _compress(model: Any, config: QuantConfig) -> Any:
+    """Weights in integers, symmetric; every layer in ``config.dtype``, none of them in a wider backup precision."""
+    silence_telemetry()
+    with quiet():
+        nncf = require("nncf", extra="openvino", purpose=_PURPOSE)
+        four = config.dtype == "int4"
+        mode = nncf.CompressWeightsMode.INT4_SYM if four else nncf.CompressWeightsMode.INT8_SYM
+        options: dict[str, Any] = {}
+        if four:
+            # -1: one scale per channel.
+            options["group_size"] = config.block_size if config.granularity == "block" else -1
+            options["all_layers"] = True
+        try:
+            return nncf.compress_weights(model, mode=mode, ignored_scope=_ignored(nncf, config), **options)
+        except (*errors(), *_nncf_errors(nncf)) as e:
+            raise ModelError(
+                f"nncf cannot compress the weights of this model ({reason(e)})",
+                "choose granularity channel or a smaller block_size, or leave it in float32",
+            ) from e
+
+
+def _ignored(nncf: Any, config: QuantConfig) -> Any:
+    # Not validated: of a name that is no quantized operator nothing has to be kept. That it exists was checked.
+    return nncf.IgnoredScope(names=list(config.keep_float), validate=False) if config.keep_float else None
+
+
+def _count_weights(model: Any) -> dict[str, int]:
+    """Constants by element type, of those types that weights are compressed to."""
+    kinds = {kind for group in _WEIGHTS.values() for kind in group}
+    found = (
+        op.get_element_type().get_type_name() for op in model.get_ops() if op.get_type_name() == "Constant"
+    )
+    return dict(sorted(Counter(f for f in found if f in kinds).items()))
 
 
 def _advanced(nncf: Any, config: QuantConfig) -> Any:
@@ -141,7 +197,11 @@ def _advanced(nncf: Any, config: QuantConfig) -> Any:
     kinds = ranges.StatisticsType
     mean = ranges.AggregatorType.MEAN
     collect = ranges.StatisticsCollectorParameters
-    if config.calibration == "minmax":
+    estimator = None
+    if config.calibration == "mse":
+        # The range whose quantization has the least squared error over a histogram of all values.
+        estimator = ranges.RangeEstimatorParametersSet.HISTOGRAM
+    elif config.calibration == "minmax":
         low = collect(statistics_type=kinds.MIN, aggregator_type=ranges.AggregatorType.MIN)
         high = collect(statistics_type=kinds.MAX, aggregator_type=ranges.AggregatorType.MAX)
     else:
@@ -154,25 +214,10 @@ def _advanced(nncf: Any, config: QuantConfig) -> Any:
             per_channel=config.granularity == "channel"
         ),
         activations_quantization_params=parameters.QuantizationParameters(per_channel=False),
-        activations_range_estimator_params=ranges.RangeEstimatorParameters(min=low, max=high),
+        activations_range_estimator_params=estimator or ranges.RangeEstimatorParameters(min=low, max=high),
     )
 
 
 def _nncf_errors(nncf: Any) -> tuple[type[BaseException], ...]:
     found = (getattr(nncf.errors, name) for name in dir(nncf.errors))
     return tuple(e for e in found if isinstance(e, type) and issubclass(e, Exception))
-
-
-def _check(artifact: Artifact, path: Path, spool: CalibrationSpool) -> dict[str, float | None]:
-    """Run both on the first calibration batch; signal to noise of each output in dB, None where it is exact.
-
-    Raises:
-        ModelError: the quantized model does not run, or gives NaN or infinity where the original did not.
-    """
-    feeds = spool.batch(0)
-    results = []
-    for file in (artifact.path, path):
-        session = OpenVinoRuntime().open(file, parity_options())
-        results.append(session.run(feeds))
-        session.close()
-    return output_sqnr(*results)

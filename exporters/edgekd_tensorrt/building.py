@@ -10,6 +10,7 @@ from typing import Any
 from edgekd.data.example import Array
 from edgekd.errors import ModelError, TargetUnavailableError
 from edgekd.files import sha256_file, write_bytes
+from edgekd.quantize.hardware import DeviceFacts, refuse_precision
 from edgekd.spec import TensorSpec
 from edgekd_tensorrt import configure
 from edgekd_tensorrt.cuda import Cuda, Device, environment
@@ -38,16 +39,21 @@ def build_engine(state: dict[str, Any], args: dict[str, Any], arrays: list[Array
     """Build ``args["plan"]`` from ``args["onnx"]``; the reply is the record of TENSORRT's build.
 
     Args:
-        args: ``onnx``, ``plan``, ``inspector`` (paths), ``options`` (of :class:`BuildOptions`), ``profiles``,
+        args: ``onnx``, ``dtype`` (of the graph), ``plan``, ``inspector`` (paths), ``options`` (of :class:`BuildOptions`), ``profiles``,
             ``values``, ``inputs``, ``outputs``, ``cache_root``, ``keep_cache`` and ``before`` (bytes of the timing
             cache that an earlier build of the same engine started from, as an array; empty for the first).
 
     Raises:
-        ModelError: what the parser or the builder refused; TargetUnavailableError: no TensorRT, GPU or usable cache.
+        ModelError: what the parser or the builder refused; TargetUnavailableError: no TensorRT, GPU or
+            usable cache, or a GPU without the graph's precision.
     """
     trt, version = load("building an engine")
     options = BuildOptions(**args["options"])
     device = Cuda().device()
+    major, _, minor = device.sm.partition(".")
+    refuse_precision(
+        args.get("dtype", "float32"), DeviceFacts(name=device.name, capability=(int(major), int(minor or 0)))
+    )
     cache = find_cache(options, Path(args["cache_root"]), version, device)
     if arrays and cache.source == "kept":
         cache = TimingCache(source="kept", path=cache.path, before=arrays[0].tobytes())

@@ -25,7 +25,7 @@ from edgekd.tolerance import read_tolerances
 from edgekd_tensorrt.inspector import compare_builds, parse_inspection
 from edgekd_tensorrt.options import OPTIONS, BuildOptions, read_options, refuse_unknown
 from edgekd_tensorrt.plan import Ends, EngineRecord, read_record, record_path
-from edgekd_tensorrt.profiles import plan_profiles, plan_values, profile_feeds
+from edgekd_tensorrt.profiles import fitting_profile, plan_profiles, plan_values, profile_feeds
 from edgekd_tensorrt.remote import RemoteSession
 
 ENTRY = "model.plan"
@@ -204,7 +204,7 @@ def _build_all(
         plan.parent.mkdir(parents=True, exist_ok=True)
         dump = plan.with_name(plan.name + ".inspector.json")
         args = {
-            "onnx": str(artifact.path.resolve()), "plan": str(plan), "inspector": str(dump) if asked.inspector else "",
+            "onnx": str(artifact.path.resolve()), "dtype": artifact.dtype, "plan": str(plan), "inspector": str(dump) if asked.inspector else "",
             "options": asked.to_json(), "profiles": [dict(p) for p in profiles],
             "values": [dict(v) for v in values], "inputs": [s.to_json() for s in artifact.inputs],
             "outputs": [s.to_json() for s in artifact.outputs],
@@ -295,13 +295,14 @@ def _parity(
     from edgekd_onnx.runtime import OnnxRuntime
 
     atol, rtol = _tolerances(artifact.dtype, asked, options)
-    feeds = list(profile_feeds(artifact.inputs, profiles, values, iter(options.get("feeds") or ())))
+    feeds = list(profile_feeds(artifact.inputs, profiles, values))
+    real = [fed for fed in options.get("feeds") or () if fitting_profile(profiles, fed) is not None]
     reference = OnnxRuntime().open(artifact.path, SessionOptions(threads=1))
     try:
         with RemoteSession(plan, artifact.inputs, artifact.outputs) as candidate:
             return check_parity(
                 reference, candidate, feeds, batches=_batches(artifact.inputs, feeds),
-                atol=atol, rtol=rtol,
+                atol=atol, rtol=rtol, real=real, dtype=artifact.dtype,
             )  # fmt: skip
     finally:
         reference.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,10 +144,11 @@ def profile_feeds(
     inputs: Sequence[TensorSpec],
     profiles: Sequence[Profile],
     values: Sequence[Profile],
-    real: Iterable[Mapping[str, Array]],
 ) -> Iterator[Mapping[str, Array]]:
-    """Seeded feeds at the least, usual and greatest sizes of every profile, at batch 2 where it is allowed, then
-    those of ``real`` that fit. Equal arguments give equal bytes."""
+    """Seeded feeds at the least, usual and greatest sizes of every profile, and at batch 2 where it is allowed.
+
+    Equal arguments give equal bytes.
+    """
     seen: set[tuple[tuple[str, tuple[int, ...]], ...]] = set()
     for profile, shape_values in zip(profiles, values, strict=True):
         for end in (0, 1, 2, 3):
@@ -164,7 +165,6 @@ def profile_feeds(
             for name, ends in shape_values.items():
                 drawn[name] = np.array(ends[min(end, 2)], drawn[name].dtype).reshape(drawn[name].shape)
             yield drawn
-    yield from (fed for fed in real if fitting_profile(profiles, fed) is not None)
 
 
 def _two(ends: Ends) -> tuple[int, ...]:

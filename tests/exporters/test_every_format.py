@@ -87,7 +87,7 @@ def test_images_of_three_batches(
     artifact, parity = check_round_trip(
         exporter, runtime, digits_model, tmp_path, shapes=shapes, real=real_digits(2), dynamic=dynamic
     )
-    assert parity.feeds == (9 if dynamic else 4)
+    assert parity.feeds == (6 if dynamic else 1)
     assert parity.batches == ((1, 2, 7) if dynamic else (1,))
     assert artifact.prepare == digits_model.prepare
 

@@ -17,18 +17,21 @@ import pytest
 from edgekd.artifact import Artifact
 from edgekd.child.process import ChildProcess, Limits
 from edgekd.errors import DataError, ModelError, TargetUnavailableError, UsageError
-from edgekd.model import Model
+from edgekd.model import MODEL_FILE, Model
 from edgekd.placement import PlacingRuntime
 from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.damage import compare_answers
 from edgekd.target import SessionOptions
 from edgekd.testing import check_runtime
 from edgekd_executorch import inspect as inspect_module
 from edgekd_executorch import runtime as module
-from edgekd_executorch.exporter import ETRECORD, ExecuTorchExporter
+from edgekd_executorch.exporter import ETRECORD, ExecuTorchExporter, pool_threads
 from edgekd_executorch.inspect import layer_errors
 from edgekd_executorch.placing import is_operator
 from edgekd_executorch.quantizing import make_quantizer
 from edgekd_executorch.runtime import ExecuTorchRuntime
+from edgekd_torch.modules import load_module
+from edgekd_torch.runtime import TorchRuntime
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("executorch")
@@ -212,6 +215,46 @@ def test_granularity_and_observer_reach_the_quantizer() -> None:
             assert isinstance(spec.observer_or_fake_quant_ctr(dtype=spec.dtype), kind)
 
 
+def test_least_squared_error_is_the_histogram_observer(digits_model: Model, tmp_path: Path) -> None:
+    made = ExecuTorchExporter().quantize_model(
+        digits_model, QuantConfig(calibration="mse", examples=20), calibration(), tmp_path, {}
+    )
+    assert made.lineage["quantization"]["observer"] == "histogram"
+    assert made.lineage["agreement"]["logits"] >= 0.9 and made.lineage["checked_examples"] == 20
+
+
+def test_dynamic_int8_takes_ranges_in_every_call(digits_model: Model, tmp_path: Path) -> None:
+    made = ExecuTorchExporter().quantize_model(
+        digits_model, QuantConfig(mode="dynamic", examples=20), calibration(), tmp_path, {}
+    )
+    assert made.dtype == ExecuTorchExporter().read(made.path).dtype == "int8"
+    assert "observer" not in made.lineage["quantization"]
+    # Ranges of calibration would clip what is a hundred times as bright.
+    bright = {"image": images(8)["image"] * 100}
+    session = ExecuTorchRuntime().open(made.path, SessionOptions(threads=pool_threads()))
+    reference = TorchRuntime().open(
+        digits_model.folder / MODEL_FILE, SessionOptions(threads=torch.get_num_threads())
+    )
+    damage = compare_answers([reference.run(bright)], [session.run(bright)])
+    session.close()
+    assert damage.sqnr_db["logits"] > 15
+
+
+def test_kept_modules_stay_float(digits_model: Model, tmp_path: Path) -> None:
+    quantize = ExecuTorchExporter().quantize_model
+    folders = [tmp_path / name for name in ("whole", "kept")]
+    for folder in folders:
+        folder.mkdir()
+    first = next(n for n, m in load_module(digits_model).named_modules() if isinstance(m, torch.nn.Conv2d))
+    whole = quantize(digits_model, QuantConfig(examples=8), calibration(), folders[0], {})
+    kept = quantize(digits_model, QuantConfig(examples=8, keep_float=(first,)), calibration(), folders[1], {})
+    assert 0 < kept.lineage["quantized_nodes"] < whole.lineage["quantized_nodes"]
+    placed = ExecuTorchRuntime().place(kept.path, SessionOptions(threads=2), images(8))
+    assert {p.dtype for p in placed if p.op_type == "Convolution"} == {"int8", "float32"}
+    with pytest.raises(UsageError, match=f"keep_float names '{first}x', .* did you mean"):
+        quantize(digits_model, QuantConfig(keep_float=(first + "x",)), calibration(), tmp_path, {})
+
+
 def test_what_cannot_be_quantized(digits_model: Model, tmp_path: Path) -> None:
     feeds = [images(4)]
     spoiled = images(4)
@@ -220,6 +263,13 @@ def test_what_cannot_be_quantized(digits_model: Model, tmp_path: Path) -> None:
     for config, given, options, error, what in (
         (QuantConfig(variant="tensorrt"), feeds, {}, UsageError, "variant 'tensorrt'"),
         (QuantConfig(calibration="entropy"), feeds, {}, UsageError, "calibration 'entropy'"),
+        (
+            QuantConfig(mode="weight-only"),
+            feeds,
+            {},
+            UsageError,
+            "XNNPACK does not write int8 weight-only here",
+        ),
         (QuantConfig(), feeds, {"backend": "portable"}, UsageError, "int8 is written for xnnpack"),
         (QuantConfig(), feeds, {"observer": "best"}, UsageError, "observer is 'best'"),
         (QuantConfig(), [], {}, DataError, "calibration data is empty"),

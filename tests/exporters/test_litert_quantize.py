@@ -53,6 +53,22 @@ def test_it_computes_in_int8_and_answers_in_floats(boundary: str, dense: Artifac
     assert (read.dtype, read.inputs, read.outputs) == (made.dtype, made.inputs, made.outputs)
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "weight-only"])
+def test_integers_in_weights_without_calibrated_ranges(mode: str, dense: Artifact, tmp_path: Path) -> None:
+    made = quantize_artifact(dense, QuantConfig(mode=mode), _feeds(), _out(tmp_path))
+    assert (made.dtype, made.inputs, made.outputs) == ("int8", dense.inputs, dense.outputs)
+    assert LiteRtExporter().read(made.path).dtype == "int8"
+    assert made.lineage["quantized_nodes"] == 1
+    # Far beyond anything calibrated: static ranges would clip it.
+    session = LiteRtRuntime().open(made.path, SessionOptions(provider="builtin"))
+    x = _feeds(1)[0]["x"] * 100
+    expected = x @ WEIGHT.T + BIAS
+    error = np.abs(session.run({"x": x})["logits"] - expected).max()
+    assert 0 < error < 0.02 * np.abs(expected).max()
+    with pytest.raises(UsageError, match=f"inputs of int8 {mode} are floats"):
+        quantize_artifact(dense, QuantConfig(mode=mode), _feeds(), _out(tmp_path, "i"), boundary="int8")
+
+
 def test_ranges_are_those_of_all_examples_in_any_order(dense: Artifact, tmp_path: Path) -> None:
     """The quantizer's own calibration takes moving averages, which the last examples decide."""
     feeds = _feeds(4)
@@ -85,9 +101,13 @@ def test_a_file_without_a_signature_keeps_its_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (QuantConfig(calibration="entropy"), "calibrated by minmax, not by entropy"),
-        (QuantConfig(variant="tensorrt"), "no quantization variant 'tensorrt'"),
+        (QuantConfig(calibration="entropy"), "LiteRT has no calibration 'entropy'"),
+        (QuantConfig(variant="tensorrt"), "LiteRT has no variant 'tensorrt'"),
         (QuantConfig(granularity="row"), "granularity 'row' is not known"),
+        (QuantConfig(dtype="int4", mode="weight-only"), "LiteRT does not write int4 weight-only here"),
+        (QuantConfig(dtype="float8e4m3fn"), "LiteRT does not write float8e4m3fn static here"),
+        (QuantConfig(keep_float=("a", "b")), "LiteRT cannot keep single nodes in float, 'a', 'b' asked for"),
+        (QuantConfig(mode="weight-only", granularity="block"), "LiteRT has no granularity 'block' here"),
     ],
 )
 def test_what_litert_does_not_have(config: QuantConfig, says: str, dense: Artifact, tmp_path: Path) -> None:
@@ -102,7 +122,7 @@ def test_what_cannot_be_quantized_leaves_nothing(dense: Artifact, tmp_path: Path
         LiteRtExporter().quantize(integers, QuantConfig(), [{"x": np.ones((1, 4), np.int32)}], out)
     several = LiteRtExporter().read(fixtures_tflite.two_signatures(tmp_path / "s.tflite"))
     with pytest.raises(ModelError, match="2 signatures and 1 graphs"):
-        LiteRtExporter().quantize(several, QuantConfig(), [{"x": np.ones((1, 4), np.float32)}], out)
+        LiteRtExporter().quantize(several, QuantConfig(), [{"x": np.eye(1, 4, dtype=np.float32)}], out)
     with pytest.raises(DataError, match="calibration data is empty"):
         LiteRtExporter().quantize(dense, QuantConfig(), [], out)
     with pytest.raises(UsageError, match="boundary 'uint4' is not known"):

@@ -172,7 +172,9 @@ def test_parity_names_the_worst_output(
 def test_parity_also_runs_on_real_feeds(digits_model: Model, tmp_path: Path) -> None:
     feeds = [{"image": np.full((3, 1, 8, 8), v, np.float32)} for v in (0.0, 1.0)]
     artifact = OnnxExporter().export(digits_model, tmp_path, {"feeds": feeds})
-    assert artifact.lineage["parity"]["feeds"] == 5
+    parity = artifact.lineage["parity"]
+    assert (parity["feeds"], parity["real"]["examples"]) == (3, 6)
+    assert parity["real"]["sqnr_db"]["logits"] > 90 and parity["real"]["agreement"]["logits"] == 1
 
 
 @pytest.mark.parametrize("options", [{"opset": 7}, {"colour": "red"}])

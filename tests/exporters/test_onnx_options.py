@@ -161,11 +161,9 @@ def test_sixteen_bits(digits_model: Model, tmp_path: Path, dtype: str) -> None:
     assert [s.dtype for s in (*made.inputs, *made.outputs)] == ["float32", "float32"]
     assert made.size_bytes < 0.7 * sum(p.numel() * 4 for p in _parameters(digits_model))
     parity = made.lineage["parity"]
-    if "not_run" in parity:
-        assert dtype == "bfloat16"
-        assert "onnxruntime" in parity["not_run"]
-    else:
-        assert 0 < parity["max_abs_error"] < parity["atol"]
+    assert 0 < parity["max_abs_error"] < parity["atol"]
+    if dtype == "float16":
+        assert "checked_with" not in parity
     onnx.checker.check_model(str(made.path), full_check=True)
 
 

@@ -20,6 +20,7 @@ from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.quantize.config import QuantConfig
 from edgekd.target import SessionOptions
 from edgekd_onnx import quantizing
+from edgekd_onnx.calibrating import least_error_range
 from edgekd_onnx.exporter import OnnxExporter
 from edgekd_onnx.runtime import OnnxRuntime
 
@@ -109,7 +110,7 @@ def test_batch_norms_are_folded_before_quantizing(tmp_path: Path) -> None:
     assert made.lineage["sqnr_db"]["y"] > 25
 
 
-@pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile"])
+@pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile", "mse"])
 def test_answers_stay_near_the_original(digits_onnx: Artifact, tmp_path: Path, calibration: str) -> None:
     made = _quantize(digits_onnx, tmp_path / "q", QuantConfig(calibration=calibration))
     assert made.lineage["sqnr_db"]["logits"] > 15
@@ -134,6 +135,43 @@ def test_histograms_hold_one_batch_at_a_time(
     monkeypatch.setattr(HistogramCollector, "collect", collect)
     _quantize(digits_onnx, tmp_path / "q", QuantConfig(calibration="percentile"))
     assert sizes == [1] * 8
+
+
+def test_least_squared_error_clips_an_outlier() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(size=100_000), [60.0]])
+    counts, edges = np.histogram(values, 2048, range=(-60, 60))
+    low, high = least_error_range(counts, edges, float(values.min()), 60.0, symmetric=False)
+
+    def error(bottom: float, top: float) -> float:
+        scale = (top - bottom) / 255
+        zero = np.round(-bottom / scale)
+        seen = (np.clip(np.round(values / scale) + zero, 0, 255) - zero) * scale
+        return float(((seen - values) ** 2).sum())
+
+    assert low == values.min()
+    assert high < 60
+    assert error(low, high) < error(float(values.min()), 60.0)
+    # No threshold on the grid is better, but for the histogram's own coarseness.
+    assert error(low, high) < 1.05 * min(error(max(low, -t), t) for t in np.linspace(0.6, 60, 100))
+    assert least_error_range(counts, edges, low, 60.0, symmetric=True)[0] < 0
+    assert least_error_range(np.ones(4), np.linspace(0, 0, 5), 0.0, 0.0, symmetric=False) == (0.0, 0.0)
+
+
+def test_mse_ranges_reach_the_file(digits_onnx: Artifact, tmp_path: Path) -> None:
+    """One bright pixel among many dim ones: its range is clipped, and min-max keeps it."""
+    rng = np.random.default_rng(0)
+    dim = rng.uniform(0, 0.1, (4096, 1, 8, 8)).astype(np.float32)
+    dim[0, 0, 0, 0] = 5.0
+    scales = {}
+    for method in ("minmax", "mse"):
+        made = _quantize(
+            digits_onnx, tmp_path / method, QuantConfig(calibration=method, examples=4096), [{"image": dim}]
+        )
+        _, tensors = _graph(made)
+        scales[method] = float(tensors["image_scale"])
+    assert scales["minmax"] == pytest.approx(5 / 255, rel=1e-3)
+    assert scales["mse"] < 0.8 * scales["minmax"]
 
 
 def test_lineage_says_what_was_done(digits_onnx: Artifact, tmp_path: Path) -> None:
@@ -163,12 +201,28 @@ def test_no_more_feeds_are_read_than_asked_for(digits_onnx: Artifact, tmp_path: 
     assert len(read) <= 4
 
 
-def test_constant_feeds_are_reported(digits_onnx: Artifact, tmp_path: Path) -> None:
-    flat = [{"image": np.full((2, 1, 8, 8), 0.5, np.float32)}] * 2
-    made = _quantize(digits_onnx, tmp_path / "q", QuantConfig(), flat)
-    assert made.lineage["calibration"]["constant_inputs"] == ["image"]
-    varied = _quantize(digits_onnx, tmp_path / "r", QuantConfig())
-    assert varied.lineage["calibration"]["constant_inputs"] == []
+def test_constant_integers_are_reported(tmp_path: Path) -> None:
+    """A mask of texts of one length is constant, and no mistake."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "m"], ["z"]),
+            helper.make_node("MatMul", ["z", "w"], ["y"]),
+        ],
+        "g",
+        [value("x", TensorProto.FLOAT, ["batch", 4]), value("mask", TensorProto.INT64, ["batch", 4])],
+        [value("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    rng = np.random.default_rng(0)
+    feeds = [
+        {"x": rng.normal(size=(2, 4)).astype(np.float32), "mask": np.ones((2, 4), np.int64)} for _ in range(2)
+    ]
+    made = _quantize(OnnxExporter().read(path), tmp_path / "q", QuantConfig(), feeds)
+    assert made.lineage["calibration"]["constant_inputs"] == ["mask"]
 
 
 def test_bytes_do_not_depend_on_the_process(digits_onnx: Artifact, tmp_path: Path) -> None:

@@ -15,15 +15,16 @@ from onnx import TensorProto, helper, save
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
 from edgekd.errors import DataError, ModelError, UsageError
+from edgekd.quantize import record
 from edgekd.quantize.config import QuantConfig
 from edgekd.target import SessionOptions
 from edgekd_onnx.exporter import OnnxExporter
-from edgekd_openvino import parity
+from edgekd_openvino import parity, quantizing
 from edgekd_openvino.document import Document, scan
 from edgekd_openvino.exporter import OpenVinoExporter
 from edgekd_openvino.library import silence_telemetry
 from edgekd_openvino.reading import guess_dtype
-from edgekd_openvino.runtime import OpenVinoRuntime
+from edgekd_openvino.runtime import OpenVinoRuntime, read_model
 
 silence_telemetry()  # before the first import
 pytest.importorskip("nncf")
@@ -65,9 +66,93 @@ def test_every_choice_of_the_configuration_changes_the_bytes(digits_ir: Artifact
         "tensorrt": QuantConfig(variant="tensorrt"),
         "tensor": QuantConfig(granularity="tensor"),
         "percentile": QuantConfig(calibration="percentile"),
+        "mse": QuantConfig(calibration="mse"),
     }
     made = {name: _quantize(digits_ir, tmp_path / name, config).digest for name, config in configs.items()}
-    assert len(set(made.values())) == 4
+    assert len(set(made.values())) == 5
+
+
+def _convolutions(artifact: Artifact) -> list[str]:
+    model = read_model(artifact.path)
+    return [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"]
+
+
+def test_kept_nodes_stay_float_and_are_known(digits_ir: Artifact, tmp_path: Path) -> None:
+    first = _convolutions(digits_ir)[0]
+    whole = _quantize(digits_ir, tmp_path / "whole", QuantConfig())
+    made = _quantize(digits_ir, tmp_path / "kept", QuantConfig(keep_float=(first,)))
+    assert made.lineage["quantized_nodes"] < whole.lineage["quantized_nodes"]
+    assert made.lineage["quantization"]["keep_float"] == [first]
+    before = next(o for o in read_model(made.path).get_ordered_ops() if o.get_friendly_name() == first)
+    kinds = {p.get_source_output().get_node().get_type_name() for p in before.inputs()}
+    assert "FakeQuantize" not in kinds
+    with pytest.raises(UsageError, match=r"keep_float names '.*x', and .* did you mean"):
+        _quantize(digits_ir, tmp_path / "typo", QuantConfig(keep_float=(first + "x",)))
+
+
+def test_weights_alone_become_integers(digits_ir: Artifact, tmp_path: Path) -> None:
+    made = _quantize(digits_ir, tmp_path / "q", QuantConfig(mode="weight-only"))
+    assert made.dtype == OpenVinoExporter().read(made.path).dtype == "int8"
+    assert "FakeQuantize" not in scan(made.path).types
+    assert list(made.lineage["quantization"]["weights"]) == ["i8"]
+    assert made.lineage["sqnr_db"]["logits"] > 30
+    assert made.lineage["checked_examples"] == 8
+
+
+@pytest.fixture(scope="module")
+def wide_ir(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """One product with a whole number of blocks."""
+    folder = tmp_path_factory.mktemp("wide")
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 64]) for n in ("x", "y")]
+    weights = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    weights[:32] *= 16  # of each channel one block is large, which leaves the other few of 16 steps
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:],
+        [helper.make_tensor("w", TensorProto.FLOAT, (64, 64), weights.tobytes(), raw=True)],
+    )  # fmt: skip
+    save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "m.onnx"
+    )
+    (folder / "ir").mkdir()
+    return OpenVinoExporter().convert(OnnxExporter().read(folder / "m.onnx"), folder / "ir", {})
+
+
+def test_int4_weights_in_blocks_lose_less_than_in_channels(wide_ir: Artifact, tmp_path: Path) -> None:
+    found = {}
+    for granularity in ("block", "channel"):
+        config = QuantConfig(dtype="int4", mode="weight-only", granularity=granularity)
+        made = _quantize(wide_ir, tmp_path / granularity, config, _feeds(4, "x", (2, 64)))
+        assert made.dtype == OpenVinoExporter().read(made.path).dtype == "int4"
+        assert made.lineage["quantization"]["weights"] == {"i4": 1}
+        found[granularity] = made.lineage["sqnr_db"]["y"]
+    assert found["block"] > 18 > found["channel"] - 1
+
+
+def test_a_block_that_does_not_fit_is_refused_by_size(wide_ir: Artifact, tmp_path: Path) -> None:
+    config = QuantConfig(dtype="int4", mode="weight-only", granularity="block", block_size=256)
+    with pytest.raises(ModelError):
+        _quantize(wide_ir, tmp_path / "q", config, _feeds(4, "x", (2, 64)))
+    assert list((tmp_path / "q").iterdir()) == []
+
+
+def test_a_broken_result_is_not_written(
+    digits_ir: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "CHECKED_EXAMPLES", 4)
+
+    class Wrong(OpenVinoRuntime):
+        def open(self, path: Path, options: SessionOptions) -> Any:
+            session = super().open(path, options)
+            if "q" in path.parts:
+                session.run = lambda feeds, run=session.run: {
+                    k: np.roll(v, 1, 1) for k, v in run(feeds).items()
+                }
+            return session
+
+    monkeypatch.setattr(quantizing, "OpenVinoRuntime", Wrong)
+    with pytest.raises(ModelError, match=r"output 'logits' has .* it is broken"):
+        _quantize(digits_ir, tmp_path / "q", QuantConfig())
+    assert list((tmp_path / "q").iterdir()) == []
 
 
 def test_neither_telemetry_nor_the_process_shows(digits_ir: Artifact, tmp_path: Path) -> None:
@@ -103,7 +188,7 @@ def test_a_quantized_onnx_file_stays_int8(digits_onnx: Artifact, tmp_path: Path)
     made = OpenVinoExporter().convert(source, tmp_path / "ir", {"feeds": list(_feeds(4))})
     assert made.dtype == "int8"
     assert made.lineage["parity"]["relative_to"] == "root mean square of each output"
-    assert made.lineage["parity"]["feeds"] == 7
+    assert (made.lineage["parity"]["feeds"], made.lineage["parity"]["real"]["examples"]) == (3, 4)
     placed = OpenVinoRuntime().place(made.path, SessionOptions(), next(_feeds()))
     assert {p.dtype for p in placed if p.op_type == "Convolution"} <= {"int8", "uint8"}
     with pytest.raises(UsageError, match="cannot become float16"):
@@ -122,8 +207,12 @@ def test_a_quantized_file_that_answers_otherwise(
 
 
 def test_refusals(digits_ir: Artifact, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="NNCF has no entropy"):
+    with pytest.raises(UsageError, match="NNCF has no calibration 'entropy'"):
         _quantize(digits_ir, tmp_path / "a", QuantConfig(calibration="entropy"))
+    with pytest.raises(UsageError, match="NNCF does not write int8 dynamic here; choose int8 static or"):
+        _quantize(digits_ir, tmp_path / "d", QuantConfig(mode="dynamic"))
+    with pytest.raises(UsageError, match="accuracy_level 1 was asked for"):
+        _quantize(digits_ir, tmp_path / "e", QuantConfig(mode="weight-only", accuracy_level=1))
     with pytest.raises(ModelError, match="only float32 openvino"):
         _quantize(replace(digits_ir, dtype="float16"), tmp_path / "b", QuantConfig())
     with pytest.raises(DataError, match="the calibration data is empty"):

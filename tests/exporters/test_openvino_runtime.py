@@ -17,6 +17,7 @@ from edgekd.measure.configuration import SweepableRuntime
 from edgekd.parity import check_parity, parity_feeds
 from edgekd.pipeline.execution import ReferenceRuntime
 from edgekd.placement import PlacingRuntime
+from edgekd.quantize.hardware import DeviceFacts
 from edgekd.target import SessionOptions
 from edgekd.testing import check_runtime
 from edgekd.workload import ProfilingRuntime
@@ -150,10 +151,24 @@ def test_a_precision_that_is_not_there_is_refused(
     if capability in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip(f"this CPU has {precision}")
     with pytest.raises(
-        TargetUnavailableError, match=f"INFERENCE_PRECISION_HINT = .*, {precision} was asked for"
+        TargetUnavailableError,
+        match=f"no instructions for|INFERENCE_PRECISION_HINT = .*, {precision} was asked for",
     ) as e:
         OpenVinoRuntime().open(digits_ir.path, SessionOptions(settings={"precision": precision}))
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("f16", "float16")])
+def test_a_processor_without_the_instructions_is_named(
+    digits_ir: Artifact, monkeypatch: pytest.MonkeyPatch, precision: str, dtype: str
+) -> None:
+    older = DeviceFacts(name="Older CPU", features=frozenset({"avx2"}))
+    monkeypatch.setattr("edgekd_openvino.runtime.this_cpu", lambda: older)
+    with pytest.raises(
+        TargetUnavailableError, match=f"Older CPU has no instructions for {dtype}; .*; use float32"
+    ):
+        OpenVinoRuntime().open(digits_ir.path, SessionOptions(settings={"precision": precision}))
+    OpenVinoRuntime().open(digits_ir.path, SessionOptions()).close()
 
 
 @pytest.mark.parametrize(

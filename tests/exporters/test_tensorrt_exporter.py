@@ -203,6 +203,20 @@ def test_a_build_that_hangs_is_stopped(new_place: Place, linear: Artifact, tmp_p
         build(linear, tmp_path, timeout_s="3")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "sm", "least"), [("float8e4m3fn", "8.0", "8.9"), ("bfloat16", "7.5", "8.0")]
+)
+def test_a_gpu_without_the_precision_of_the_graph(
+    new_place: Place, linear: Artifact, tmp_path: Path, dtype: str, sm: str, least: str
+) -> None:
+    new_place.gpu("Older GPU", sm)
+    words = rf"Older GPU \(compute capability {sm}\) has no {dtype}; that takes {least}; use "
+    with pytest.raises(TargetUnavailableError, match=words):
+        build(replace(linear, dtype=dtype), tmp_path)
+    new_place.gpu("Newer GPU", least)
+    assert build(replace(linear, dtype=dtype), tmp_path).lineage["engine"]["device"]["sm"] == least
+
+
 def test_the_timing_cache_is_kept_and_reused(new_place: Place, linear: Artifact, tmp_path: Path) -> None:
     new_place.fault("vary")  # without a cache every build would choose another tactic
     first = build(linear, tmp_path).lineage["engine"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 
 from edgekd.artifact import Artifact
-from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.config import QuantConfig, config_of
 from edgekd_onnx.exporter import OnnxExporter
 from edgekd_onnx.writing import quiet
 from edgekd_tensorrt.lint import LintReport, lint_file
@@ -59,7 +60,8 @@ def test_an_exported_network_is_silent(digits_onnx: Artifact) -> None:
     assert report.findings == (), report.to_text()
 
 
-def test_an_exported_transformer_is_silent(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch = pytest.importorskip("torch")
 
     class Encoder(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -72,16 +74,21 @@ def test_an_exported_transformer_is_silent(tmp_path: Path) -> None:
         def forward(self, ids: Any) -> Any:
             return self.head(self.layer(self.embed(ids)).mean(1))
 
-    path = tmp_path / "encoder.onnx"
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("encoder") / "encoder.onnx"
     varies = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     with quiet():
         torch.onnx.export(
             Encoder().eval(), (torch.randint(0, 50, (2, 8)),), str(path), dynamo=True, opset_version=18,
             input_names=["ids"], output_names=["y"], dynamic_shapes=(varies,),
         )  # fmt: skip
-    report = lint_file(path, shapes={"ids": ((1, 8), (4, 16), (8, 32))}, target_sm=80)
+    return path
+
+
+def test_an_exported_transformer_is_silent(encoder: Path) -> None:
+    report = lint_file(encoder, shapes={"ids": ((1, 8), (4, 16), (8, 32))}, target_sm=80)
     assert report.findings == (), report.to_text()
-    assert {"Softmax", "LayerNormalization"} <= {n.op_type for n in onnx.load(str(path)).graph.node}
+    assert {"Softmax", "LayerNormalization"} <= {n.op_type for n in onnx.load(str(encoder)).graph.node}
 
 
 def _residual_net(path: Path) -> None:
@@ -172,6 +179,52 @@ def test_the_settings_for_tensorrt_leave_the_residual_additions(residual: Path) 
 
 
 @pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("calibration", ["minmax", "mse"])
+def test_what_our_quantizer_writes_for_tensorrt_is_silent(
+    residual: Path, granularity: str, calibration: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    feeds = [{"x": rng.normal(size=(1, 16, 8, 8)).astype(np.float32)} for _ in range(4)]
+    config = QuantConfig(variant="tensorrt", granularity=granularity, calibration=calibration)
+    made = OnnxExporter().quantize(OnnxExporter().read(residual), config, feeds, tmp_path)
+    for version in ("10", "11"):
+        report = lint_file(made.path, tensorrt=version, target_sm=75)
+        assert report.findings == (), report.to_text()
+    assert made.lineage["sqnr_db"]["y"] > 30
+    convs = [n for n in onnx.load(str(made.path)).graph.node if n.op_type == "Conv"]
+    assert all("Dequantize" in i for n in convs for i in n.input[:2])
+
+
+def test_a_transformer_block_quantized_for_tensorrt_is_silent(encoder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    feeds = [{"ids": rng.integers(0, 50, (2, 8))} for _ in range(4)]
+    source = OnnxExporter().read(encoder)
+    shapes = {"ids": ((1, 8), (4, 16), (8, 32))}
+    for config, sm in (
+        (QuantConfig(variant="tensorrt"), 75),
+        (replace(config_of("int4"), variant="tensorrt"), 89),
+    ):
+        out = tmp_path / config.dtype
+        out.mkdir()
+        made = OnnxExporter().quantize(source, config, feeds, out)
+        report = lint_file(made.path, shapes=shapes, target_sm=sm)
+        assert report.findings == (), report.to_text()
+        assert sum(n.op_type == "DequantizeLinear" for n in onnx.load(str(made.path)).graph.node) >= 4
+
+
+def test_a_kept_convolution_keeps_its_addition_in_float(residual: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    feeds = [{"x": rng.normal(size=(1, 16, 8, 8)).astype(np.float32)} for _ in range(4)]
+    config = QuantConfig(variant="tensorrt", keep_float=("one_c",))
+    made = OnnxExporter().quantize(OnnxExporter().read(residual), config, feeds, tmp_path)
+    report = lint_file(made.path, target_sm=75)
+    assert report.findings == (), report.to_text()
+    nodes = {n.name: n for n in onnx.load(str(made.path)).graph.node}
+    assert not any("Dequantize" in i for name in ("one_c", "one_sum") for i in nodes[name].input)
+    assert any("Dequantize" in i for i in nodes["two_sum"].input)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
 def test_what_our_quantizer_writes_for_tensorrt_has_no_errors(
     digits_onnx: Artifact, granularity: str, tmp_path: Path
 ) -> None:
@@ -219,4 +272,4 @@ def test_a_real_model_quantized(variant: str, data_root: Path, tmp_path: Path) -
     feeds = [{spec.name: np.random.default_rng(i).uniform(0, 255, shape).astype(np.float32)} for i in range(2)]  # fmt: skip
     made = OnnxExporter().quantize(source, QuantConfig(variant=variant, examples=2), feeds, tmp_path)
     errors = lint_file(made.path).errors
-    assert (len(errors) > 20) if variant == "cpu" else (errors == ())
+    assert (len(errors) > 20) if variant == "cpu" else (lint_file(made.path, target_sm=75).findings == ())

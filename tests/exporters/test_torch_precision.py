@@ -14,6 +14,7 @@ from edgekd.errors import TargetUnavailableError, UsageError
 from edgekd.model import Model
 from edgekd.models import open_reference
 from edgekd.placement import PlacingRuntime
+from edgekd.quantize.hardware import DeviceFacts
 from edgekd.stages import StageStore
 from edgekd.target import SessionOptions
 from edgekd_torch import settings as torch_settings
@@ -188,8 +189,14 @@ def test_the_probe_refuses_a_product_that_is_wrong_or_absent(monkeypatch: pytest
     ids=str,
 )
 def test_a_session_in_each_precision(
-    small: Model, feeds: dict[str, Any], settings: dict[str, str], error: float
+    small: Model,
+    feeds: dict[str, Any],
+    settings: dict[str, str],
+    error: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Whatever the CPU has: torch computes the same numbers without the instructions, slower.
+    monkeypatch.setattr("edgekd_torch.runtime.this_cpu", lambda: DeviceFacts(name="any CPU"))
     path = small.folder / "model.json"
     wanted = TorchRuntime().open(path, SessionOptions()).run(feeds)["logits"]
     session = TorchRuntime().open(path, SessionOptions(settings=settings))
@@ -202,6 +209,7 @@ def test_a_session_in_each_precision(
     np.testing.assert_array_equal(bound.outputs()["logits"], found)
     detail = session.placement.detail
     assert detail["precision"] == settings["precision"]
+    assert ("emulated" in detail) is (settings["precision"] == "float8e4m3fn")
     if settings["precision"] in KINDS:
         assert detail["low_precision"]["layers"] == ["pointwise", "hidden"]
         assert set(detail["low_precision"]["kept"]) == {"spatial", "head"}
@@ -282,6 +290,16 @@ def test_autocast_around_a_session_is_refused(digits_model: Model) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with pytest.raises(TargetUnavailableError, match=r"torch\.autocast is on for cpu"):
             TorchRuntime().open(path, SessionOptions())
+
+
+def test_bfloat16_is_refused_on_a_cpu_without_it(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = DeviceFacts(name="Older CPU", features=frozenset({"avx2"}))
+    monkeypatch.setattr("edgekd_torch.runtime.this_cpu", lambda: older)
+    options = SessionOptions(settings={"precision": "bfloat16"})
+    with pytest.raises(
+        TargetUnavailableError, match=r"Older CPU has no instructions for bfloat16.*use float32 or int8"
+    ):
+        TorchRuntime().open(small.folder / "model.json", options)
 
 
 def test_what_a_gpu_lacks_is_refused_by_its_name() -> None:

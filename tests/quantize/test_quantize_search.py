@@ -1,0 +1,272 @@
+"""The search on simulated models: it finds the best mixture in few questions, and never returns an inferior one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.layers import LayerError
+from edgekd.quantize.search import SAME_SPEED, Latency, Mixture, Outcome, Trial, find_mixture
+
+FLOAT = Mixture(target="cpu:a")
+INT8 = Mixture(target="cpu:a", config=QuantConfig())
+ENTROPY = Mixture(target="cpu:a", config=QuantConfig(calibration="entropy"))
+OTHER = Mixture(target="cpu:b", config=QuantConfig())
+BF16 = Mixture(target="cpu:b", settings=(("precision", "bf16"),))
+
+
+@dataclass
+class Model:
+    """Layers with a damage (what quantizing one costs in accuracy) and a cost (milliseconds in float; INT8 takes 0.3 of it)."""
+
+    damage: Sequence[float]
+    cost: Sequence[float]
+    margin: float = 0.01
+    #: Share of the margin within which a mixture is assured.
+    room: float = 0.5
+    speed: Mapping[str, float] = field(default_factory=lambda: {"cpu:a": 0.3, "cpu:b": 0.3})
+    floats: Mapping[Mixture, tuple[float, float]] = field(default_factory=dict)
+    scale: Callable[[Mixture], float] = lambda m: 1.0
+    loss: Callable[[frozenset[int]], float] | None = None
+    asked: list[Mixture] = field(default_factory=list)
+    races: list[tuple[tuple[Mixture, ...], bool]] = field(default_factory=list)
+
+    def quantized(self, mixture: Mixture) -> frozenset[int]:
+        kept = {int(name) for name in mixture.kept}
+        return frozenset(i for i in range(len(self.damage)) if i not in kept)
+
+    def drop(self, mixture: Mixture) -> float:
+        if mixture == FLOAT:
+            return 0.0
+        if mixture.config is None:
+            return self.floats[mixture][0]
+        if self.loss is not None:
+            return self.loss(self.quantized(mixture))
+        return self.scale(mixture) * sum(self.damage[i] for i in self.quantized(mixture))
+
+    def ratio(self, mixture: Mixture) -> float:
+        if mixture == FLOAT:
+            return 1.0
+        if mixture.config is None:
+            return self.floats[mixture][1]
+        part = self.speed[mixture.target]
+        low = self.quantized(mixture)
+        return sum(c * (part if i in low else 1.0) for i, c in enumerate(self.cost)) / sum(self.cost)
+
+    def judge(self, mixture: Mixture) -> Trial:
+        self.asked.append(mixture)
+        drop = self.drop(mixture)
+        decision = "pass" if drop <= self.margin else "reject"
+        assured = drop <= self.room * self.margin
+        return Trial(mixture=mixture, decision=decision, difference=-drop, assured=assured, size_bytes=100)
+
+    def layers(self, mixture: Mixture) -> Sequence[LayerError]:
+        return [
+            LayerError(
+                name=str(i),
+                op_type="Conv",
+                sqnr_db=None,
+                own_sqnr_db=-10 * math.log10(d) if d else None,
+                macs=int(1000 * c),
+            )
+            for i, (d, c) in enumerate(zip(self.damage, self.cost, strict=True))
+        ]
+
+    def race(self, mixtures: Sequence[Mixture], *, final: bool) -> Mapping[Mixture, Latency]:
+        self.races.append((tuple(mixtures), final))
+        return {m: Latency(ratio=r, lower=r, upper=r) for m in mixtures for r in [self.ratio(m)]}
+
+    def best(self) -> float:
+        """The least ratio of all subsets that are assured, by trying them all."""
+        n = len(self.damage)
+        found = [1.0]
+        for kept in itertools.chain.from_iterable(itertools.combinations(range(n), k) for k in range(n)):
+            mixture = INT8.keeping(map(str, kept))
+            if self.drop(mixture) <= self.room * self.margin:
+                found.append(self.ratio(mixture))
+        return min(found)
+
+
+def search(model: Model, **more: object) -> Outcome:
+    return find_mixture(model, **{"floats": [FLOAT], "classes": [[INT8]], **more})  # type: ignore[arg-type]
+
+
+def test_what_holds_whole_needs_one_question_and_one_race() -> None:
+    model = Model(damage=[0.0001] * 30, cost=[1.0] * 30)
+    found = search(model)
+    assert found.winner.mixture == INT8
+    assert found.evaluations == 1
+    assert [final for _, final in model.races] == [True]
+    assert found.layers == {}
+
+
+@pytest.mark.parametrize("bad", [1, 2, 7, 29])
+def test_equal_layers_are_solved_exactly_within_the_bound(bad: int) -> None:
+    n = 30
+    rng = random.Random(bad)
+    damage = [0.0001] * n
+    for i in rng.sample(range(n), bad):
+        damage[i] = 0.01
+    model = Model(damage=damage, cost=[1.0] * n)
+    found = search(model)
+    assert set(found.winner.mixture.kept) == {str(i) for i, d in enumerate(damage) if d == 0.01}
+    assert found.evaluations <= 1 + 2 * math.ceil(math.log2(n)) + 1 + bad
+    assert found.layers[INT8.label][0].name in found.winner.mixture.kept
+
+
+def test_unequal_layers_come_near_the_optimum() -> None:
+    gaps, questions = [], []
+    for seed in range(60):
+        rng = random.Random(seed)
+        n = 10
+        model = Model(
+            damage=[0.02 * 10 ** rng.uniform(-3, 0) for _ in range(n)],
+            cost=[10 ** rng.uniform(-1, 1) for _ in range(n)],
+        )
+        found = search(model)
+        assert found.winner.latency is not None
+        gaps.append(found.winner.latency.ratio / model.best() - 1)
+        questions.append(found.evaluations)
+        assert found.winner.assured
+    assert sum(g < 1e-9 for g in gaps) >= 0.5 * len(gaps)
+    assert sum(gaps) / len(gaps) < 0.05
+    assert max(questions) <= 1 + 2 * math.ceil(math.log2(10)) + 1 + 10
+
+
+def test_kept_layers_that_do_not_matter_are_quantized_again() -> None:
+    # The errors say that layer 0 is the worst, and its damage is none: only trying it tells.
+    model = Model(damage=[0.05, 0.04, 0.0001, 0.0001], cost=[1.0] * 4)
+    model.loss = lambda low: 0.02 * (1 in low)
+    assert search(model).winner.mixture.kept == ("1",)
+
+
+def test_layers_that_quantize_the_inputs_stay_in_float_too() -> None:
+    class Chained(Model):
+        def layers(self, mixture: Mixture) -> Sequence[LayerError]:
+            found = super().layers(mixture)
+            return [replace(x, feeders=(str(i - 1),) if i else ()) for i, x in enumerate(found)]
+
+    # Layer 5 loses what layer 4 rounded on its way out, and nothing shows at layer 4.
+    model = Chained(damage=[1e-6] * 4 + [1e-6, 0.03] + [1e-6] * 4, cost=[1.0] * 10)
+    model.loss = lambda low: 0.02 * (bool(low & {4, 5}))
+    found = search(model)
+    assert found.winner.mixture.kept == ("4", "5")
+    assert found.evaluations <= 1 + 2 * 4 + 1 + 2
+
+
+def test_without_any_order_in_the_layers_it_is_still_safe() -> None:
+    """Losses that have nothing to do with the errors, and grow when layers are kept."""
+    holding = 0
+    for seed in range(200):
+        rng = random.Random(seed)
+        n = 12
+        model = Model(damage=[10 ** rng.uniform(-3, -1) for _ in range(n)], cost=[1.0] * n)
+        table: dict[frozenset[int], float] = {}
+        model.loss = lambda low, r=rng, t=table: t.setdefault(low, r.uniform(0, 0.02))  # type: ignore[misc]
+        found = search(model)
+        assert found.winner.holds
+        assert model.drop(found.winner.mixture) <= model.margin
+        assert found.winner.latency is not None and found.winner.latency.ratio <= 1
+        holding += found.winner.mixture != FLOAT
+    assert holding > 100
+
+
+def test_the_float_model_wins_where_nothing_else_holds() -> None:
+    model = Model(damage=[1.0, 1.0], cost=[1.0, 1.0])
+    found = search(model)
+    assert found.winner.mixture == FLOAT
+    assert found.winner.holds
+
+
+def test_the_float_model_wins_where_quantization_is_slower() -> None:
+    model = Model(damage=[0.0, 0.0], cost=[1.0, 1.0], speed={"cpu:a": 1.3})
+    assert search(model).winner.mixture == FLOAT
+    # A class that is slower as it is is not mended either.
+    model = Model(damage=[1.0] * 8, cost=[1.0] * 8, speed={"cpu:a": 1.3})
+    found = search(model)
+    assert (found.winner.mixture, found.evaluations, found.layers) == (FLOAT, 1, {})
+
+
+def test_of_one_class_the_next_calibration_is_tried_only_where_the_first_fails() -> None:
+    both = [[INT8, ENTROPY]]
+    model = Model(damage=[0.001], cost=[1.0])
+    assert search(model, classes=both).evaluations == 1
+    model = Model(damage=[0.02], cost=[1.0], scale=lambda m: 0.1 if m.config == ENTROPY.config else 1.0)
+    found = search(model, classes=both)
+    assert (found.winner.mixture, found.evaluations) == (ENTROPY, 2)
+
+
+def test_the_least_hurt_calibration_is_mended() -> None:
+    damage = [0.05, *[0.0001] * 7]
+    model = Model(
+        damage=damage,
+        cost=[1.0] * 8,
+        scale=lambda m: 0.9 if m.config and m.config.calibration == "entropy" else 1.0,
+    )
+    found = search(model, classes=[[INT8, ENTROPY]])
+    assert found.winner.mixture == ENTROPY.keeping(["0"])
+
+
+def test_runtimes_compete_by_measured_latency() -> None:
+    model = Model(
+        damage=[0.001] * 4, cost=[1.0] * 4, speed={"cpu:a": 0.5, "cpu:b": 0.2}, floats={BF16: (0.0001, 0.3)}
+    )
+    found = search(model, floats=[FLOAT, BF16], classes=[[INT8], [OTHER]])
+    assert found.winner.mixture == OTHER
+    model.speed = {"cpu:a": 0.5, "cpu:b": 0.4}
+    assert search(model, floats=[FLOAT, BF16], classes=[[INT8], [OTHER]]).winner.mixture == BF16
+
+
+def test_a_class_that_a_float_setting_beats_is_not_mended() -> None:
+    model = Model(damage=[0.1] * 8, cost=[1.0] * 8, floats={BF16: (0.0001, 0.25)})
+    found = search(model, floats=[FLOAT, BF16])
+    assert (found.winner.mixture, found.evaluations) == (BF16, 2)
+
+
+def test_equal_speed_goes_to_the_smaller_file() -> None:
+    class Sized(Model):
+        def judge(self, mixture: Mixture) -> Trial:
+            trial = super().judge(mixture)
+            size = {INT8: 90, OTHER: 60}.get(mixture, 300)
+            return Trial(
+                mixture=mixture, decision=trial.decision, difference=0.0, assured=True, size_bytes=size
+            )
+
+    model = Sized(damage=[0.0], cost=[1.0], speed={"cpu:a": 0.5, "cpu:b": 0.5 + 0.9 * SAME_SPEED})
+    assert search(model, classes=[[INT8], [OTHER]]).winner.mixture == OTHER
+    model.speed = {"cpu:a": 0.5, "cpu:b": 0.5 + 2 * SAME_SPEED}
+    assert search(model, classes=[[INT8], [OTHER]]).winner.mixture == INT8
+
+
+def test_what_cannot_be_made_is_passed_over() -> None:
+    class Broken(Model):
+        def judge(self, mixture: Mixture) -> Trial:
+            if mixture.target == "cpu:b":
+                return Trial(mixture=mixture, decision="error", reason="no such operator")
+            return super().judge(mixture)
+
+    found = search(Broken(damage=[0.001], cost=[1.0]), classes=[[OTHER], [INT8]])
+    assert found.winner.mixture == INT8
+    assert [t.decision for t in found.trials] == ["pass", "error", "pass"]
+
+
+def test_when_time_is_over_the_best_so_far_wins() -> None:
+    model = Model(damage=[0.05, *[0.0001] * 15], cost=[1.0] * 16)
+    for allowed in range(1, 6):
+        model.asked.clear()
+        found = search(model, expired=lambda limit=allowed: len(model.asked) >= limit)
+        assert found.evaluations <= max(allowed - 1, 0)
+        assert found.out_of_time
+        assert found.winner.assured
+
+
+def test_what_is_known_is_not_asked_again() -> None:
+    model = Model(damage=[0.02 * 0.7**i for i in range(12)], cost=[1.0 + i % 3 for i in range(12)])
+    search(model)
+    assert len(model.asked) == len(set(model.asked))
