@@ -27,6 +27,7 @@ class Model:
         factory: ``zoo:NAME`` or ``python:module:function``, which builds the module without weights.
         factory_source: folder put on the import path for a ``python:`` factory; may be empty.
         weights: file name of the safetensors weights.
+        quantization: file name of the ranges that it was trained with (:mod:`edgekd.quantize.trained`); empty without.
         parameters: number of trainable values.
         inputs, outputs, prepare, output, lineage: as in :class:`edgekd.artifact.Artifact`.
     """
@@ -38,6 +39,7 @@ class Model:
     outputs: tuple[TensorSpec, ...]
     parameters: int
     weights: str = WEIGHTS_FILE
+    quantization: str = ""
     factory_source: str = ""
     prepare: Mapping[str, Any] = field(default_factory=dict)
     output: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Model:
             "factory_source": self.factory_source,
             "weights": self.weights,
             "weights_sha256": record_file(self.folder, self.weights).sha256,
+            **self._trained_json(),
             "parameters": self.parameters,
             "inputs": [s.to_json() for s in self.inputs],
             "outputs": [s.to_json() for s in self.outputs],
@@ -58,6 +61,12 @@ class Model:
             "output": dict(self.output),
             "lineage": dict(self.lineage),
         }
+
+    def _trained_json(self) -> dict[str, str]:
+        if not self.quantization:
+            return {}
+        sha256 = record_file(self.folder, self.quantization).sha256
+        return {"quantization": self.quantization, "quantization_sha256": sha256}
 
     def save(self) -> None:
         """Write ``model.json``, and copy the files of ``prepare`` there; the weights must be there already."""
@@ -67,14 +76,15 @@ class Model:
     def as_artifact(self) -> Artifact:
         """The same files seen by a runtime of format ``torch``.
 
-        Only the weights (and a tokenizer) carry the size: ``model.json`` is our own bookkeeping.
+        Only the weights (and a tokenizer, and trained ranges) carry the size: ``model.json`` is our own bookkeeping.
         """
+        files = [self.weights, *([self.quantization] if self.quantization else [])]
         artifact = Artifact(
             folder=self.folder,
             entry=MODEL_FILE,
             format="torch",
             dtype="float32",
-            files=(record_file(self.folder, self.weights),),
+            files=tuple(record_file(self.folder, f) for f in sorted(files)),
             inputs=self.inputs,
             outputs=self.outputs,
             output=self.output,
@@ -97,6 +107,7 @@ def load_model(folder: Path) -> Model:
             factory=str(value["factory"]),
             factory_source=str(value.get("factory_source", "")),
             weights=str(value["weights"]),
+            quantization=str(value.get("quantization", "")),
             parameters=int(value["parameters"]),
             inputs=tuple(TensorSpec.from_json(s) for s in value["inputs"]),
             outputs=tuple(TensorSpec.from_json(s) for s in value["outputs"]),
@@ -104,18 +115,23 @@ def load_model(folder: Path) -> Model:
             output=value.get("output", {}),
             lineage=value.get("lineage", {}),
         )
-        wanted = str(value["weights_sha256"])
+        wanted = {model.weights: str(value["weights_sha256"])}
+        if model.quantization:
+            wanted[model.quantization] = str(value["quantization_sha256"])
     except (KeyError, TypeError, ValueError) as e:
         raise EvidenceError(f"{folder / MODEL_FILE} is incomplete ({e!r})", "write the model again") from e
-    if Path(model.weights).name != model.weights:
+    for name, sha256 in wanted.items():
+        _check_file(folder, name, sha256)
+    return model
+
+
+def _check_file(folder: Path, name: str, wanted: str) -> None:
+    if Path(name).name != name:
+        raise ModelError(f"{folder / MODEL_FILE} names weights outside its folder: {name!r}", "do not use it")
+    if not (folder / name).is_file():
+        raise ModelError(f"{folder / name} is missing", "train or export the model again")
+    if (found := record_file(folder, name).sha256) != wanted:
         raise ModelError(
-            f"{folder / MODEL_FILE} names weights outside its folder: {model.weights!r}", "do not use it"
-        )
-    if not (folder / model.weights).is_file():
-        raise ModelError(f"{folder / model.weights} is missing", "train or export the model again")
-    if (found := record_file(folder, model.weights).sha256) != wanted:
-        raise ModelError(
-            f"{folder / model.weights} was altered: sha256 {found[:12]}…, recorded {wanted[:12]}…",
+            f"{folder / name} was altered: sha256 {found[:12]}…, recorded {wanted[:12]}…",
             "train or export the model again",
         )
-    return model

@@ -32,7 +32,9 @@ from edgekd.policy import (
     check_margins,
     check_scenario,
 )
+from edgekd.quantize.precision import Precision, precision_of
 from edgekd.recipe_refusal import refusal
+from edgekd.recipe_training import DistillBlock, LayerPair, LossBlock, TrainBlock
 from edgekd.spec import parse_shapes
 from edgekd.strict_yaml import read_yaml
 
@@ -42,11 +44,15 @@ __all__ = [
     "GatesBlock",
     "LatencyAbsoluteGate",
     "LatencyGate",
+    "LayerPair",
+    "LossBlock",
     "MeasureBlock",
+    "QuantizeBlock",
     "Recipe",
     "RegressionGate",
     "ReleaseBlock",
     "ScenarioBlock",
+    "SearchBlock",
     "SizeGate",
     "StudentBlock",
     "TailGate",
@@ -61,7 +67,6 @@ __all__ = [
 ]
 
 SPLITS = ("train", "calibration", "select", "test")
-Fraction = Annotated[float, Field(ge=0, le=1)]
 ScenarioName = Literal["single-stream", "multi-stream", "offline", "server"]
 
 
@@ -85,28 +90,6 @@ class TaskBlock(_Block):
         if "test" not in value:
             raise ValueError("needs a `test` split to judge on")
         return value
-
-
-class TrainBlock(_Block):
-    """Training of a teacher (``teacher.train``) or a student (``distill``)."""
-
-    epochs: Annotated[int, Field(ge=1)] = 20
-    batch: Annotated[int, Field(ge=1)] = 128
-    lr: Positive = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    warmup: Fraction = 0.1
-    augment: list[Literal["crop2", "crop4", "shift1", "flip"]] = []
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-class DistillBlock(TrainBlock):
-    """``distill:`` how the student learns from the teacher."""
-
-    method: Literal["logits", "labels"] = "logits"
-    temperature: Positive = 4.0
-    alpha: Fraction = 0.9
 
 
 class TeacherBlock(_Block):
@@ -179,6 +162,36 @@ class MeasureBlock(_Block):
         return scenario_from(value if isinstance(value, str) else value.model_dump())
 
 
+class SearchBlock(_Block):
+    """``search:`` the fastest mixture whose selection-split non-inferiority to float32 holds at ``max_drop``."""
+
+    max_drop: Positive
+    budget_minutes: Positive = 10.0
+
+
+class QuantizeBlock(_Block):
+    """An entry of ``quantize`` with more than its word; what is left out is as usual for that precision."""
+
+    dtype: str = "int8"
+    mode: Literal["static", "dynamic", "weight-only"] | None = None
+    granularity: Literal["tensor", "channel", "block"] | None = None
+    block_size: int | None = None
+    calibration: Literal["minmax", "entropy", "percentile", "mse"] | None = None
+    examples: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+    accuracy_level: Annotated[int, Field(ge=0, le=4)] | None = None
+    keep_float: list[str] | None = None
+    name: str | None = None
+    search: SearchBlock | None = None
+
+    @model_validator(mode="after")
+    def _searched_or_said(self) -> QuantizeBlock:
+        both = sorted(self.model_fields_set - {"search", "name"})
+        if self.search is not None and both:
+            raise ValueError(f"searches, and says `{both[0]}` too: what is searched is found, not said")
+        return self
+
+
 class ReleaseBlock(_Block):
     """``release:`` which formats go into the bundle."""
 
@@ -192,6 +205,10 @@ def shapes_of(shapes: Mapping[str, Sequence[str]]) -> dict[str, tuple[tuple[int,
         UsageError: neither one size nor three in order.
     """
     return parse_shapes([f"{name}={':'.join(sizes)}" for name, sizes in shapes.items()])
+
+
+def _precision(entry: str | QuantizeBlock) -> Precision:
+    return precision_of(entry if isinstance(entry, str) else entry.model_dump(exclude_none=True))
 
 
 def _refuse_twice(what: str, names: Sequence[str]) -> None:
@@ -209,7 +226,7 @@ class Recipe(_Block):
     teacher: TeacherBlock
     student: StudentBlock
     distill: DistillBlock | None = None
-    quantize: Annotated[list[str], Field(min_length=1)] = ["float32", "int8"]
+    quantize: Annotated[list[str | QuantizeBlock], Field(min_length=1)] = ["float32", "int8"]
     export: Annotated[list[str], Field(min_length=1)] = ["onnx"]
     targets: Annotated[list[str | TargetBlock], Field(min_length=1)] = ["cpu:onnxruntime"]
     shapes: dict[str, list[str]] = {}
@@ -229,13 +246,20 @@ class Recipe(_Block):
 
     @field_validator("quantize")
     @classmethod
-    def _dtypes(cls, value: list[str]) -> list[str]:
-        for dtype in value:
-            if dtype not in ("float32", "int8"):
-                raise ValueError(f"'{dtype}' is not a precision of this version; choose float32 or int8")
-        if len(set(value)) != len(value):
-            raise ValueError("names a precision twice")
+    def _precisions(cls, value: list[str | QuantizeBlock]) -> list[str | QuantizeBlock]:
+        names = []
+        for entry in value:
+            try:
+                names.append(_precision(entry).name)
+            except UsageError as e:
+                raise ValueError(f"{e.what}; {e.fix}") from e
+        _refuse_twice("precision", names)
         return value
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What ``quantize`` asks for, each a candidate."""
+        return tuple(_precision(entry) for entry in self.quantize)
 
     @field_validator("export")
     @classmethod
@@ -288,8 +312,14 @@ class Recipe(_Block):
             raise ValueError(
                 "task.data.select and task.data.test share rows: what is chosen by looking is not judged on them"
             )
-        if "int8" in self.quantize and not ({"calibration", "train"} & set(self.task.data)):
-            raise ValueError("int8 needs task.data.calibration (or train)")
+        searched = any(p.search is not None for p in self.precisions)
+        if searched and "select" not in self.task.data:
+            raise ValueError(
+                "`quantize.search` needs task.data.select: what is chosen by looking is not judged on it"
+            )
+        calibrated = next((p.name for p in self.precisions if p.config or p.search), None)
+        if calibrated is not None and not ({"calibration", "train"} & set(self.task.data)):
+            raise ValueError(f"{calibrated} needs task.data.calibration (or train)")
         if len(self.quantize) * len(self.export) > 1 and "select" not in self.task.data:
             raise ValueError(
                 "several candidates need task.data.select: what is chosen by looking is not judged on it"

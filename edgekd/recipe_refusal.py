@@ -41,7 +41,7 @@ def _block_in(annotation: Any) -> type[BaseModel] | None:
 
 def _is_branch(step: object) -> bool:
     """Whether a step of pydantic's location names a branch of a union, not a key of the recipe."""
-    branches = ("str", "TargetBlock", "AccuracyGate", "[key]")
+    branches = ("str", "TargetBlock", "AccuracyGate", "QuantizeBlock", "[key]")
     return isinstance(step, str) and (
         step in branches or step.startswith(("literal[", "list[", "function-after["))
     )

@@ -7,17 +7,20 @@ from pathlib import Path
 import pytest
 import yaml
 from fixtures_run import make_run
+from fixtures_search import make_search
 from jsonschema import Draft202012Validator
 
 import edgekd.recipe
 from edgekd.errors import UsageError
 from edgekd.evidence.placement import OpPlacement, save_placement
 from edgekd.evidence.run import AbsentTarget, load_run
+from edgekd.evidence.speedup import Speedup, save_speedup
 from edgekd.evidence.thumbnails import save_thumbnails
 from edgekd.files import digest_of
 from edgekd.gates import judge_run
 from edgekd.model import Model
 from edgekd.placement import PlacedOp
+from edgekd.quantize.reason import Reason
 from edgekd.recipe import GatesBlock
 from edgekd.release import release
 from edgekd.schemas import GENERATED, WRITTEN, generate_schema, load_schema
@@ -61,7 +64,19 @@ def documents(tmp_path_factory):
         ),
         root / "placement.json",
     )
+    why = Reason(kind="qdq_not_fused", sentence="2 of them", nodes=("q",), time_share=0.5, fix="fuse them")
+    save_speedup(
+        Speedup(
+            label="int8", artifact=digest_of(1), dtype="int8", twin_label="float32", twin=digest_of(2),
+            twin_dtype="float32", target="cpu:onnxruntime", ratio=(1.2, 1.1, 1.3), batch=1, threads=1,
+            operators=(3, 5), operator_ns=(1e6, 2e6), reasons=(why,),
+        ),
+        root / "speedup.json",
+    )  # fmt: skip
+    make_search().save(root / "search.json")
     paths = {
+        "search": root / "search.json",
+        "speedup": root / "speedup.json",
         "thumbnails": root / "run/evidence/flips/thumbnails.json",
         "tuned": keep_tuned(bare, "cpu:fake", best),
         "artifact": root / "run/artifacts/teacher/artifact.json",

@@ -133,9 +133,23 @@ def run(args: argparse.Namespace) -> int:
     inputs = "real inputs" if task else "inputs drawn from the model's own specs (no --data)"
     print("\n".join([*bench_lines(measurement, inputs=inputs), *settings_lines(measurement)]))
     print(f"  {closing_line(measurement)}; {args.out}")
+    _explain(measurement, entries, setting)
     if not args.no_resources:
         _inspect(measurement, entries, setting, meters, args)
     return 0
+
+
+def _explain(measurement: Measurement, entries: Sequence[Entry], setting: Setting) -> None:
+    """Of quantized models that are not faster than their float twin beside them: why not."""
+    from edgekd.cli.progress import step_line
+    from edgekd.pipeline.speedup import explain_arms
+    from edgekd.report.speedup import why_lines
+
+    step_line("look at the operators of quantized models")
+    slow = [s for s in explain_arms(entries, setting, measurement) if s.answer != "faster"]
+    step_line("")
+    for found in slow:
+        print("\n".join(["", *why_lines(found)]))
 
 
 def _inspect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from edgekd.cli import judging, options
@@ -28,9 +29,12 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.cli.progress import TrainingBar
     from edgekd.files import digest_of
     from edgekd.pipeline import run as line
+    from edgekd.pipeline.launched import refuse_several
+    from edgekd.pipeline.students import check_all_written, float_artifact, make_candidates
     from edgekd.pipeline.training import make_models, task_spec
     from edgekd.recipe import load_recipe
 
+    refuse_several("run", os.environ)
     recipe = load_recipe(args.recipe, os.environ)
     base = args.recipe.resolve().parent
     store, bar = options.store(args), TrainingBar()
@@ -41,11 +45,15 @@ def run(args: argparse.Namespace) -> int:
             print(f"distilled: {getattr(made.student, 'folder', '')}")
             return 0
         if args.only == "export":
-            print(
-                f"exported: {line.float_artifact(made.student, recipe.export[0], recipe, store, 'student').folder}"
-            )
+            made_of = float_artifact(made.student, recipe.export[0], recipe, store, "student", task_spec(recipe, base))
+            print(f"exported: {made_of.folder}")
             return 0
-        for label, artifact in line.make_candidates(recipe, made, task_spec(recipe, base), store):
+        notes: list[str] = []
+        students = make_candidates(recipe, made, task_spec(recipe, base), store, notes=notes)
+        for note in notes:
+            print(f"edgekd: {note}", file=sys.stderr)
+        check_all_written(recipe, students, notes)
+        for label, artifact in students:
             print(f"{label}: {artifact.folder}")
         return 0
     out = args.out or line.default_out(recipe.name, digest_of(recipe.model_dump(mode="json")))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def _parse_rows(text: str, reference: str) -> slice:
     ):
         raise UsageError(
             f"data {reference!r}: '#{text}' is neither rows nor a split of this source",
-            "write #START:STOP, for example #0:500",
+            "write #START:STOP or #START:STOP:STEP, for example #0:500",
         )
     return slice(*parts)
 
@@ -91,7 +92,7 @@ class PythonSource:
 
 
 def share_rows(a: str, b: str) -> bool:
-    """Whether two references surely name some row in common: those of one source, by their ``#START:STOP``.
+    """Whether two references surely name some row in common: those of one source, by their ``#START:STOP:STEP``.
 
     >>> share_rows("d.npz#0:60", "d.npz#40:100"), share_rows("d.npz#0:50", "d.npz#50:100"), share_rows("d.npz", "d.npz")
     (True, False, True)
@@ -107,13 +108,51 @@ def share_rows(a: str, b: str) -> bool:
     for text, reference in ((mine, a), (theirs, b)):
         chosen = _parse_rows(text, reference) if text else slice(0, None, 1)
         rows.append(range(chosen.start or 0, _MANY if chosen.stop is None else chosen.stop, chosen.step or 1))
-    few, many = sorted(rows, key=len)
-    return any(row in many for row in itertools.islice(few, _LOOKED_AT))
+    return _meet(*rows)
 
 
-#: A stop that no source has, and rows of the smaller selection that are looked for in the other.
+#: A stop that no source has.
 _MANY = 1 << 62
-_LOOKED_AT = 1_000_000
+
+
+def _meet(a: range, b: range) -> bool:
+    """Whether two rising ranges have a number in common, without walking through them."""
+    common = math.gcd(a.step, b.step)
+    if not a or not b or (b.start - a.start) % common:
+        return False
+    # a.start + k a.step = b.start (mod b.step) for one k below b.step / common, and from there every lcm.
+    period = b.step // common
+    k = (b.start - a.start) // common * pow(a.step // common, -1, period) % period
+    first, every = a.start + k * a.step, math.lcm(a.step, b.step)
+    first += max(0, -(-(b.start - first) // every)) * every
+    return first < min(a.stop, b.stop)
+
+
+def pick_rows(reference: str, rows: slice, base: Path | None = None) -> str:
+    """A reference to some of the rows that another names.
+
+    >>> pick_rows("d.npz", slice(1, None, 2)), pick_rows("d.npz#100:200:2", slice(0, 20, 2))
+    ('d.npz#1::2', 'd.npz#100:140:4')
+
+    Args:
+        rows: positions within ``reference``, from 0 on, none negative.
+
+    Raises:
+        UsageError: a reference that ends in the name of a split.
+    """
+    whole = Path(reference) if base is None else base / reference
+    body, _, selection = (reference, "", "") if whole.exists() else _split(reference)
+    if selection.isalpha():
+        raise UsageError(
+            f"data {reference!r} is a named split, whose rows cannot be picked", "name rows: #START:STOP"
+        )
+    chosen = _parse_rows(selection, reference) if selection else slice(0, None, 1)
+    begin, step = chosen.start or 0, chosen.step or 1
+    stops = [
+        s for s in (chosen.stop, None if rows.stop is None else begin + rows.stop * step) if s is not None
+    ]
+    start, every = begin + (rows.start or 0) * step, step * (rows.step or 1)
+    return f"{body}#{start}:{min(stops, default='')}" + (f":{every}" if every != 1 else "")
 
 
 def _split(reference: str) -> tuple[str, str, str]:

@@ -125,6 +125,11 @@ class Measurement:
     def candidates(self) -> tuple[str, ...]:
         return tuple(a for a in self.arms if a not in (BASELINE, TWIN))
 
+    def emulated(self, arm: str) -> str:
+        """The precision that an arm's session only emulated, by its own placement: its times are no latency of it."""
+        placed = (r.children.get(arm, {}).get("placement") or {} for r in self.restarts)
+        return next((str(d) for p in placed if (d := (p.get("detail") or {}).get("emulated"))), "")
+
     def calls_ns(self, arm: str) -> Array:
         """All call times of an arm, int64 (calls,) nanoseconds, restarts and rounds in order: single calls.
 

@@ -90,6 +90,7 @@ class Candidate:
         references: name -> digest of what was evaluated as that for this candidate; the run's own where empty: a teacher
             has another digest in another format.
         select: evidence that was chosen by; test: evidence that is judged on, for the selected one only.
+        speedup: path of whether it is faster than its float twin, relative to the run folder; empty where it has none.
     """
 
     artifact: str
@@ -99,6 +100,7 @@ class Candidate:
     references: Mapping[str, str] = field(default_factory=dict)
     select: Evidence = field(default_factory=Evidence)
     test: Evidence | None = None
+    speedup: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +247,7 @@ def load_run(folder: Path) -> Run:
                     references={str(k): str(v) for k, v in c.get("references", {}).items()},
                     select=_evidence(c["select"], path),
                     test=None if c["test"] is None else _evidence(c["test"], path),
+                    speedup=_inside(c["speedup"], path) if c.get("speedup") else "",
                 )
                 for c in value["candidates"]
             ),

@@ -11,6 +11,7 @@ from edgekd.errors import UsageError
 from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE, SERVER, Measurement, level_of
 from edgekd.gates.quantiles import calls_by_restart
 from edgekd.gates.quiet import worst_noise
+from edgekd.gates.statistic import emulation
 from edgekd.gates.verdict import Decision, Gate
 from edgekd.statistics.binomial import CONFIDENCE, least_count, quantile_bounds
 
@@ -146,6 +147,8 @@ def _unusable(measurement: Measurement, arm: str) -> str:
     """Why the samples cannot be judged, as a sentence; empty when they can."""
     if arm not in measurement.arms:
         return f"the measurement has no arm '{arm}' (it has {', '.join(measurement.arms)}); measure again"
+    if trouble := emulation(measurement, arm):
+        return trouble
     if measurement.scenario == OFFLINE:
         return (
             "an offline measurement has a throughput and no latency that a user waits for; measure it with "

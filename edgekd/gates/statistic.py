@@ -155,6 +155,8 @@ def unusable(measurement: Measurement, arm: str, *, twin: bool = True) -> str:
         batch = arms[name].get("batch", measurement.batch)
         if not isinstance(batch, int) or batch < 1:
             return f"the measurement says that '{name}' has a batch of {batch!r}; measure again"
+        if trouble := emulation(measurement, name):
+            return trouble
     if twin and arms[TWIN].get("artifact") != arms[BASELINE].get("artifact"):
         return "the measurement's baseline twin is another artifact than its baseline; measure again"
     if trouble := _other_inputs(measurement, needed):
@@ -174,6 +176,16 @@ def unusable(measurement: Measurement, arm: str, *, twin: bool = True) -> str:
                         f"restart {i}, round {j} of '{name}' holds a call of {times.min():g} ns: "
                         "the clock stepped, or the evidence was altered; measure again"
                     )
+    return ""
+
+
+def emulation(measurement: Measurement, arm: str) -> str:
+    """Why an arm's times are no latency, as a sentence, where its precision was emulated; empty where it was not."""
+    if precision := measurement.emulated(arm):
+        return (
+            f"'{arm}' emulates {precision} on {measurement.target}, which is for accuracy only; time it on hardware that "
+            "has it, and leave latency gates out here"
+        )
     return ""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,18 @@ def place_ops(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) 
     options = SessionOptions(
         device=args["device"], provider=args["provider"], threads=args["threads"], settings=args["settings"]
     )
-    ops = runtime.place(Path(args["path"]), options, dict(zip(args["feeds"], arrays, strict=True)))
-    return {"placement": found, "ops": [op.to_json() for op in ops], "problem": ""}, []
+    feeds = dict(zip(args["feeds"], arrays, strict=True))
+    looks = [runtime.place(Path(args["path"]), options, feeds) for _ in range(args.get("looks", 1))]
+    return {"placement": found, "ops": [op.to_json() for op in least_times(looks)], "problem": ""}, []
+
+
+def least_times(looks: Sequence[Sequence[PlacedOp]]) -> list[PlacedOp]:
+    """The operators of the first look with the least time of all: one that was interrupted tells nothing of itself."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for op in (op for ops in looks for op in ops):
+        if op.time_ns is not None:
+            times.setdefault((op.name, op.op_type), []).append(op.time_ns)
+    return [replace(op, time_ns=min(times.get((op.name, op.op_type), ()), default=None)) for op in looks[0]]
 
 
 def place_artifact(
@@ -45,11 +56,13 @@ def place_artifact(
     feeds: Mapping[str, Array],
     setting: Setting,
     settings: Mapping[str, Any] | None = None,
+    looks: int = 1,
 ) -> OpPlacement:
     """Run an artifact once on a target and keep what ran where.
 
     Args:
         settings: of the session; None takes the artifact's own.
+        looks: how often it is asked, in fresh sessions of one child; each operator keeps its least time.
 
     Raises:
         DataError: the target cannot open its format; ChildError, ModelError, TargetUnavailableError: as the child says.
@@ -74,6 +87,7 @@ def place_artifact(
                 "threads": setting.threads,
                 "settings": used,
                 "feeds": list(feeds),
+                "looks": looks,
             },
             list(feeds.values()),
         )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekd.artifact import Artifact, load_artifact
-from edgekd.data.example import Array
+from edgekd.data.example import Array, Example
 from edgekd.errors import DataError, UsageError
 from edgekd.files import sha256_file
 from edgekd.model import Model
+from edgekd.pipeline.real_feeds import given, keyed
 from edgekd.pipeline.routes import exporter_for, find_route, starts_with_onnx
 from edgekd.prepare import prepare_key
 from edgekd.quantize import QuantConfig
+from edgekd.quantize.trained import load_trained
 from edgekd.spec import stack_feeds
 from edgekd.stages import StageStore, tool_versions
 from edgekd.target import (
@@ -34,7 +38,7 @@ _TOOLS = (
     "pillow",
 )  # fmt: skip
 #: Options that every step is given.
-_OF_ALL = ("shapes", "atol", "rtol")
+_OF_ALL = ("shapes", "feeds", "atol", "rtol")
 _ONNX = "onnx"
 
 
@@ -43,7 +47,7 @@ def _key(exporter: Exporter, options: Mapping[str, Any]) -> dict[str, Any]:
     named = [n for n in getattr(exporter, "FILE_OPTIONS", ()) if options.get(n)]
     return {
         "format": exporter.format,
-        "options": dict(options),
+        "options": keyed(options),
         "option_files": {
             n: sha256_file(Path(str(options[n]))) for n in named if Path(str(options[n])).is_file()
         },
@@ -92,7 +96,7 @@ def export_model(
     key = {**_model_key(model), **_key(exporter, options)}
 
     def build(out: Path, resume: Path) -> None:
-        exporter.export(model, out, options).save()
+        exporter.export(model, out, given(options, model.as_artifact())).save()
 
     return load_artifact(store.run("export", label, key, build).folder, check=False)
 
@@ -144,15 +148,23 @@ def _convert(
     key = {**_source_key(artifact), **_key(exporter, options)}
 
     def build(out: Path, resume: Path) -> None:
-        exporter.convert(artifact, out, options).save()
+        exporter.convert(artifact, out, given(options, artifact)).save()
 
     return load_artifact(store.run("convert", label, key, build).folder, check=False)
 
 
 def calibration_feeds(
-    task: TaskSpec, artifact: Artifact, limit: int, rename: Mapping[str, str]
+    task: TaskSpec, artifact: Artifact, limit: int, rename: Mapping[str, str], seed: int | None = None
 ) -> Iterator[dict[str, Array]]:
-    """Feeds of the calibration split (train where there is none), at most ``limit`` examples."""
+    """Feeds of the calibration split (train where there is none), at most ``limit`` examples.
+
+    Args:
+        seed: draws the examples from the whole split, without replacement, in the order of the data; None takes the
+            first ones.
+
+    Raises:
+        UsageError: the task has neither split; DataError: it holds no example.
+    """
     split = calibration_split(task)
     io = ModelIO(
         role="student",
@@ -164,13 +176,26 @@ def calibration_feeds(
     built = build_task(task)
     rows: list[Mapping[str, Array]] = []
     size = artifact.fixed_batch or 1
-    for example in islice(built.examples(split), limit):
+    found = 0
+    for example in _drawn(lambda: built.examples(split), limit, seed):
+        found += 1
         rows.append(built.prepare(example, io))
         if len(rows) == size:
             yield stack_feeds(rows, size)
             rows = []
     if rows:
         yield stack_feeds(rows, size)
+    if not found:
+        raise DataError(f"the {split} data '{task.data[split]}' is empty", "give at least one example")
+
+
+def _drawn(read: Callable[[], Iterator[Example]], limit: int, seed: int | None) -> Iterator[Example]:
+    if seed is None:
+        return islice(read(), limit)
+    # Counted first and read again: memory then holds one example, whatever the size of the data.
+    count = sum(1 for _ in read())
+    chosen = set(np.random.default_rng(seed).choice(count, min(limit, count), replace=False).tolist())
+    return (example for i, example in enumerate(read()) if i in chosen)
 
 
 def calibration_split(task: TaskSpec) -> str:
@@ -183,8 +208,21 @@ def calibration_split(task: TaskSpec) -> str:
         if split in task.data:
             return split
     raise UsageError(
-        "static int8 needs calibration data", "give --calibration DATA, or task.data.calibration"
+        "static quantization needs calibration data", "give --calibration DATA, or task.data.calibration"
     )
+
+
+def _feeds(
+    config: QuantConfig, task: TaskSpec, artifact: Artifact, rename: Mapping[str, str]
+) -> Iterable[Mapping[str, Array]]:
+    """What the exporter is given: none where the task has no data and ``config`` can do without."""
+    if not (config.calibrated or _has_data(task)):
+        return ()
+    return calibration_feeds(task, artifact, config.examples, rename, config.seed)
+
+
+def _has_data(task: TaskSpec) -> bool:
+    return "calibration" in task.data or "train" in task.data
 
 
 def quantize_artifact(
@@ -206,7 +244,7 @@ def quantize_artifact(
     exporter = exporter_for(artifact.format)
 
     def build(out: Path, resume: Path) -> None:
-        feeds = calibration_feeds(task, artifact, config.examples, rename or {})
+        feeds = _feeds(config, task, artifact, rename or {})
         exporter.quantize(artifact, config, feeds, out).save()
 
     key = {**_source_key(artifact), **_key(exporter, {}), **_calibration_key(config, task, rename)}
@@ -235,13 +273,29 @@ def quantize_to(
     if isinstance(exporter, QuantizedAtSource):
         first, last = _split(options, exporter)
         base = export_to(source, exporter.quantized_source, first, store, f"{label} (float)")
-        own = replace(config, variant=exporter.quantized_variant)
+        own = _with_trained_ranges(source, replace(config, variant=exporter.quantized_variant))
         made = quantize_artifact(base, own, task, store, f"{label} ({exporter.quantized_source})", rename)
+        return export_to(made, format_name, last, store, label)
+    config = _with_trained_ranges(source, config)
+    if config.ranges and format_name != _ONNX:
+        if not starts_with_onnx(exporter):
+            raise UsageError(
+                f"{label}: it was trained with fake quantization, and {format_name} takes no ranges from training",
+                f"export it to {_ONNX} or a format made of it, or train without distill.fake_quant",
+            )
+        first, last = _split(options, exporter)
+        made = quantize_to(source, _ONNX, config, task, first, store, f"{label} ({_ONNX})", rename)
         return export_to(made, format_name, last, store, label)
     if isinstance(exporter, ModelQuantizer):
         return _quantize_model(source, exporter, format_name, config, task, options, store, label, rename)
     base = export_to(source, format_name, options, store, f"{label} (float)")
     return quantize_artifact(base, config, task, store, label, rename)
+
+
+def _with_trained_ranges(source: Model | Artifact, config: QuantConfig) -> QuantConfig:
+    if not isinstance(source, Model) or not source.quantization:
+        return config
+    return load_trained(source.folder / source.quantization).applied(config, source.name)
 
 
 def _quantize_model(
@@ -263,8 +317,8 @@ def _quantize_model(
     described = source.as_artifact()
 
     def build(out: Path, resume: Path) -> None:
-        feeds = calibration_feeds(task, described, config.examples, rename or {})
-        exporter.quantize_model(source, config, feeds, out, options).save()
+        feeds = _feeds(config, task, described, rename or {})
+        exporter.quantize_model(source, config, feeds, out, given(options, described)).save()
 
     key = {
         **_model_key(source), **_key(exporter_for(format_name), options), **_calibration_key(config, task, rename),
@@ -275,6 +329,6 @@ def _quantize_model(
 def _calibration_key(config: QuantConfig, task: TaskSpec, rename: Mapping[str, str] | None) -> dict[str, Any]:
     return {
         "config": config.to_json(),
-        "data": task.split_digest(calibration_split(task)),
+        "data": task.split_digest(calibration_split(task)) if config.calibrated or _has_data(task) else None,
         "rename": dict(rename or {}),
     }

@@ -19,6 +19,7 @@ from edgekd.measure.placing import place_artifact
 from edgekd.pipeline.builds import other_builds
 from edgekd.pipeline.collect import Comparison, Feeds, evaluate_artifact, measure_comparison
 from edgekd.pipeline.execution import Execution, as_shipped, as_written_in, plain
+from edgekd.pipeline.explaining import explain_student
 from edgekd.pipeline.folder import RunFolder
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.recipe import GatesBlock, MeasureBlock
@@ -56,6 +57,7 @@ class Job:
         output, rename: role -> overrides of the artifact's own.
         required: whether the target is; what fails on an optional one is not kept as evidence.
         notes: sentences for the report, filled while evidence is collected.
+        explain: say of every quantized student whether it is faster than its float twin, and why not.
     """
 
     target: ResolvedTarget
@@ -77,6 +79,7 @@ class Job:
     progress: object = None
     required: bool = True
     notes: list[str] = field(default_factory=list)
+    explain: bool = False
 
     @property
     def setting(self) -> Setting:
@@ -234,6 +237,7 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
     choice = len(students) > 1 and job.teacher is not None
     shared: dict[str, Failure] = {}
     timing_path = ""
+    timings: Measurement | None = None
     if choice and job.teacher is not None and job.limits != TimingLimits():
         # The server is judged at its rate; which student is fast is seen without one.
         named = job.measure.as_scenario
@@ -262,6 +266,7 @@ def collect_select(job: Job, students: Sequence[tuple[str, Artifact]]) -> list[C
                 select=Evidence(
                     accuracy=accuracy, latency=latency, placement=placed, failures={**shared, **failures}
                 ),
+                speedup=explain_student(job, label, artifact, students, timings, timing_path),
             )
         )
     return candidates

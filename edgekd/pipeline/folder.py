@@ -14,6 +14,7 @@ from edgekd.errors import UsageError
 from edgekd.evidence import Evaluation, Measurement, save_evaluation, save_measurement
 from edgekd.evidence.placement import OpPlacement, save_placement
 from edgekd.evidence.run import RUN_FILE
+from edgekd.evidence.speedup import Speedup, save_speedup
 from edgekd.model import Model
 
 
@@ -96,4 +97,10 @@ class RunFolder:
         """Write what ran where and return its path relative to the run."""
         path = f"evidence/placement-{self._fresh(label)}.json"
         save_placement(placement, self.root / path)
+        return path
+
+    def add_speedup(self, label: str, found: Speedup) -> str:
+        """Write whether an artifact is faster than its float twin and return its path relative to the run."""
+        path = f"evidence/{self._fresh(f'speedup {label}')}.json"
+        save_speedup(found, self.root / path)
         return path

@@ -19,6 +19,7 @@ from edgekd.pipeline.chain import Shipped, collect_chain
 from edgekd.pipeline.collect import Feeds
 from edgekd.pipeline.folder import RunFolder, check_out
 from edgekd.pipeline.opening import check_inputs, is_missing, runnable
+from edgekd.pipeline.real_feeds import RealFeeds
 from edgekd.pipeline.run import finish, judge_target, utc_now
 from edgekd.pipeline.sizes import measured_sizes
 from edgekd.pipeline.targets import resolve_target
@@ -113,6 +114,11 @@ def _check_asked(request: GateRequest) -> None:
         raise UsageError("a size ratio needs a teacher", "give --teacher T.onnx, or --max-size-mib")
 
 
+def _real(task: TaskSpec | None, request: GateRequest, role: str) -> RealFeeds | None:
+    """What a conversion is compared on before it is measured; None where there is no data."""
+    return None if task is None else RealFeeds(task=task, role=role, rename=request.rename.get(role, {}))
+
+
 def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict:
     """Collect evidence for one student on one target, judge it, and leave a run folder at ``out``.
 
@@ -153,10 +159,20 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
         else:
             sizes = measured_sizes(request.shapes, request.measure.batch, request.measure.as_scenario)
             student = runnable(
-                request.student, "student", request.weights, target, store, request.prepare, sizes
-            )
+                request.student, "student", request.weights, target, store, request.prepare, sizes,
+                _real(task, request, "student"),
+            )  # fmt: skip
             teacher = (
-                runnable(request.teacher, "teacher", request.weights, target, store, request.prepare, sizes)
+                runnable(
+                    request.teacher,
+                    "teacher",
+                    request.weights,
+                    target,
+                    store,
+                    request.prepare,
+                    sizes,
+                    _real(task, request, "teacher"),
+                )
                 if request.teacher
                 else None
             )
@@ -166,11 +182,21 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
                     state = "first-run"
                 else:
                     baseline = runnable(
-                        request.baseline, "baseline", request.weights, target, store, request.prepare, sizes
-                    )
+                        request.baseline, "baseline", request.weights, target, store, request.prepare, sizes,
+                        _real(task, request, "student"),
+                    )  # fmt: skip
                     state = "present"
             others = {
-                name: runnable(value, name, request.weights, target, store, request.prepare, sizes)
+                name: runnable(
+                    value,
+                    name,
+                    request.weights,
+                    target,
+                    store,
+                    request.prepare,
+                    sizes,
+                    _real(task, request, "student"),
+                )
                 for name, value in (("float32", request.float32), ("naive", request.naive))
                 if value
             }

@@ -12,6 +12,7 @@ from edgekd.errors import UsageError
 from edgekd.model import Model
 from edgekd.models import open_reference
 from edgekd.pipeline.artifacts import export_model, export_to
+from edgekd.pipeline.real_feeds import RealFeeds
 from edgekd.pipeline.routes import find_route
 from edgekd.pipeline.sizes import Sizes, export_options
 from edgekd.pipeline.targets import ResolvedTarget
@@ -26,12 +27,14 @@ def runnable(
     store: StageStore,
     prepare: Mapping[str, Mapping[str, Any]] | None = None,
     sizes: Sizes | None = None,
+    real: RealFeeds | None = None,
 ) -> Artifact:
     """A reference as an artifact that the target opens; torch models are exported where it cannot open them.
 
     Args:
         prepare: role -> how examples become its feeds, in place of what the model's own documents say.
         sizes: what an export is made with: the shapes and the batch that were asked for.
+        real: what an export's answers are compared on with its source's; None: drawn feeds only.
 
     Raises:
         ModelError: missing or damaged; UsageError: no way to that runtime's format.
@@ -43,15 +46,25 @@ def runnable(
         if "torch" in target.runtime_paths:
             return opened.as_artifact()
         format_name = next(iter(target.runtime_paths))
-        options = export_options(opened, format_name, sizes or Sizes())
+        options = {**export_options(opened, format_name, sizes or Sizes()), **_real(real)}
         return export_model(opened, format_name, options, store, f"export {role}")
     if opened.format not in target.runtime_paths:
-        return _converted(opened, reference, role, target, store, sizes or Sizes())
+        return _converted(opened, reference, role, target, store, sizes or Sizes(), real)
     return opened
 
 
+def _real(real: RealFeeds | None) -> dict[str, Any]:
+    return {} if real is None else {"feeds": real}
+
+
 def _converted(
-    artifact: Artifact, reference: str, role: str, target: ResolvedTarget, store: StageStore, sizes: Sizes
+    artifact: Artifact,
+    reference: str,
+    role: str,
+    target: ResolvedTarget,
+    store: StageStore,
+    sizes: Sizes,
+    real: RealFeeds | None,
 ) -> Artifact:
     """A file in the first format that the target opens and that can be made of it."""
     for format_name in target.runtime_paths:
@@ -59,7 +72,7 @@ def _converted(
             find_route(artifact.format, format_name)
         except UsageError:
             continue
-        options = export_options(artifact, format_name, sizes)
+        options = {**export_options(artifact, format_name, sizes), **_real(real)}
         return export_to(artifact, format_name, options, store, f"convert {role}")
     raise UsageError(
         f"{target.target} opens {', '.join(target.runtime_paths)}, the {role} {reference} is {artifact.format}",

@@ -20,62 +20,21 @@ from edgekd.gates.verdict import Verdict
 from edgekd.measure import ledger
 from edgekd.model import Model
 from edgekd.models import open_reference
-from edgekd.pipeline.artifacts import export_to, quantize_to
 from edgekd.pipeline.candidates import Job, Reference, collect_select, collect_test
 from edgekd.pipeline.chain import Shipped, collect_chain, teacher_note
 from edgekd.pipeline.collect import Feeds
+from edgekd.pipeline.coverage import coverage_note
 from edgekd.pipeline.folder import RunFolder, check_out
 from edgekd.pipeline.opening import check_inputs, is_missing
 from edgekd.pipeline.routes import exporter_for
-from edgekd.pipeline.sizes import export_options, measured_sizes
+from edgekd.pipeline.students import check_all_written, float_artifact, make_candidates
 from edgekd.pipeline.targets import ResolvedTarget, resolve_target, torch_target
 from edgekd.pipeline.thumbnails import add_thumbnails
 from edgekd.pipeline.training import Made, TrainProgress, make_models, task_spec
-from edgekd.quantize import QuantConfig
-from edgekd.recipe import Recipe, TargetBlock, shapes_of
+from edgekd.recipe import Recipe, TargetBlock
 from edgekd.report import render
 from edgekd.stages import StageStore
 from edgekd.tasks import TaskSpec, parse_output
-
-
-def float_artifact(
-    model: Model | Artifact, format_name: str, recipe: Recipe, store: StageStore, label: str
-) -> Artifact:
-    """The model in a format, in float32.
-
-    Raises:
-        UsageError: a file that cannot become that format.
-    """
-    return export_to(model, format_name, _options(model, format_name, recipe), store, f"export {label}")
-
-
-def _options(model: Model | Artifact, format_name: str, recipe: Recipe) -> dict[str, Any]:
-    measure = recipe.measure
-    sizes = measured_sizes(shapes_of(recipe.shapes), measure.batch, measure.as_scenario)
-    return export_options(model, format_name, sizes)
-
-
-def make_candidates(
-    recipe: Recipe, made: Made, task: TaskSpec, store: StageStore, formats: Sequence[str] = ()
-) -> list[tuple[str, Artifact]]:
-    """Precision x format of the student, as (label, artifact).
-
-    Args:
-        formats: of those that the recipe names; empty for all of them.
-    """
-    found: list[tuple[str, Artifact]] = []
-    for format_name in formats or recipe.export:
-        name = "student" if len(recipe.export) == 1 else f"student {format_name}"
-        for dtype in recipe.quantize:
-            if dtype == "float32":
-                made_of = float_artifact(made.student, format_name, recipe, store, name)
-            else:
-                made_of = quantize_to(
-                    made.student, format_name, QuantConfig(dtype=dtype), task, _options(made.student, format_name, recipe), store,
-                    f"quantize {name} {dtype}",
-                )  # fmt: skip
-            found.append((f"{name} {dtype}", made_of))
-    return found
 
 
 def finish(folder: RunFolder, run: Run, policy: Any) -> Verdict:
@@ -155,6 +114,7 @@ def _all_entrants(
     task: TaskSpec,
     baseline: Model | Artifact | None,
     store: StageStore,
+    notes: list[str],
 ) -> tuple[list[ResolvedTarget | AbsentTarget], dict[str, _Entrants]]:
     """What runs on each target, by its name; an optional one that nothing can be made for is absent, with the reason.
 
@@ -169,9 +129,15 @@ def _all_entrants(
             format_name = format_of(target, recipe)
             try:
                 if format_name not in students:
-                    students[format_name] = make_candidates(recipe, made, task, store, (format_name,))
+                    students[format_name] = make_candidates(
+                        recipe, made, task, store, (format_name,), notes, target
+                    )
                 own = students[format_name]
-                found[str(target.target)] = _entrants(target, recipe, made, own, baseline, store)
+                entered = _entrants(target, recipe, made, task, own, baseline, store)
+                found[str(target.target)] = entered
+                floating = entered.references["float32"].artifact
+                said = [coverage_note(floating, a, task, label, store) for label, a in own]
+                notes += [note for note in said if note and note not in notes]
             except (InfrastructureError, InputError) as e:
                 if target.target.required:
                     raise
@@ -189,18 +155,19 @@ def _entrants(
     target: ResolvedTarget,
     recipe: Recipe,
     made: Made,
+    task: TaskSpec,
     own: Sequence[tuple[str, Artifact]],
     baseline: Model | Artifact | None,
     store: StageStore,
 ) -> _Entrants:
     format_name = format_of(target, recipe)
-    teacher = ("teacher", float_artifact(made.teacher, format_name, recipe, store, "teacher"))
+    teacher = ("teacher", float_artifact(made.teacher, format_name, recipe, store, "teacher", task))
     references = {"teacher": Reference(label=teacher[0], artifact=teacher[1], role="teacher")}
-    references |= student_references(recipe, made, own, store, format_name)
+    references |= student_references(recipe, made, task, own, store, format_name)
     last = None
     if baseline is not None:
         if not (isinstance(baseline, Artifact) and baseline.format in target.runtime_paths):
-            baseline = float_artifact(baseline, format_name, recipe, store, "baseline")
+            baseline = float_artifact(baseline, format_name, recipe, store, "baseline", task)
         last = ("baseline", baseline)
         references["baseline"] = Reference(label="baseline", artifact=baseline)
     check_inputs({"teacher": teacher[1], **dict(own)}, shapes=recipe.shapes, rename={})
@@ -252,7 +219,8 @@ def run_recipe(
                 open_reference(recipe.gates.baseline, weights=None, base=base, store=store),
             )
             state = "present"
-    targets, entrants = _all_entrants(targets, recipe, made, task, baseline, store)
+    targets, entrants = _all_entrants(targets, recipe, made, task, baseline, store, said)
+    check_all_written(recipe, [s for e in entrants.values() for s in e.students], said)
     by_format = {s[1].format: e.students for e in entrants.values() for s in e.students}
     students = [s for f in recipe.export for s in by_format.get(f, ())]
     answer = parse_output(recipe.task.output) if recipe.task.output else {}
@@ -278,7 +246,7 @@ def run_recipe(
                 target=target, policy=recipe.gates, task=task, digests=digests, feeds=Feeds(task=task, split="test"),
                 measure=recipe.measure, store=store, folder=folder, teacher=entered.teacher,
                 regression=entered.baseline, references=entered.references, search=(base,), remeasure=remeasure, output=output,
-                required=target.target.required,
+                required=target.target.required, explain=True,
             )  # fmt: skip
             try:
                 digest, judged = judge_target(job, entered.students)
@@ -328,13 +296,14 @@ def digests_of(references: Mapping[str, Reference]) -> dict[str, str]:
 def student_references(
     recipe: Recipe,
     made: Made,
+    task: TaskSpec,
     students: Sequence[tuple[str, Artifact]],
     store: StageStore,
     format_name: str,
 ) -> dict[str, Reference]:
     """The student's own float32 and, where there are naive controls, the first of them, as gates may name them."""
     base = next((a for _, a in students if a.dtype == "float32"), None)
-    base = base or float_artifact(made.student, format_name, recipe, store, "student")
+    base = base or float_artifact(made.student, format_name, recipe, store, "student", task)
     found = {"float32": Reference(label="student float32", artifact=base)}
     if made.naive:
         found["naive"] = Reference(

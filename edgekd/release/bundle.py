@@ -16,7 +16,7 @@ from pydantic import ValidationError
 import edgekd
 from edgekd.artifact import load_artifact, record_file
 from edgekd.errors import EvidenceError, ModelError, NotReleasableError, UsageError
-from edgekd.evidence.run import RUN_FILE, Run, load_run
+from edgekd.evidence.run import RUN_FILE, Evidence, Run, load_run
 from edgekd.files import building, read_json, storage_error, write_bytes
 from edgekd.gates.judge import judge_run
 from edgekd.gates.verdict import VERDICT_FILE, VERDICT_SCHEMA, Verdict, exit_code
@@ -184,6 +184,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 def _evidence_files(folder: Path, run: Run) -> list[str]:
     """Every evidence document that run.json names, with its rows."""
     named = {h.evaluation for h in run.chain}
+    alone: set[str] = set()  # documents without rows
     for candidate in run.candidates:
         for evidence in (candidate.select, candidate.test):
             if evidence is None:
@@ -191,10 +192,13 @@ def _evidence_files(folder: Path, run: Run) -> list[str]:
             if evidence.accuracy is not None:
                 named |= {*evidence.accuracy.references.values(), evidence.accuracy.candidate}
             named |= {e.measurement for e in evidence.timings}
+        alone |= {candidate.speedup, candidate.select.placement, (candidate.test or Evidence()).placement} - {
+            ""
+        }
     files = []
-    for path in sorted(named):
-        rows = str(Path(path).with_suffix(".npz").as_posix())
-        for name in (path, rows):
+    for path in sorted({*named, *alone}):
+        rows = [Path(path).with_suffix(".npz").as_posix()] if path in named else []
+        for name in (path, *rows):
             source = folder / name
             if source.is_symlink() or not source.is_file():
                 raise EvidenceError(

@@ -40,6 +40,9 @@ def bench_lines(measurement: Measurement, *, inputs: str) -> list[str]:
     for record in measurement.arms.values():
         if (calls := record.get("calls_per_query", 1)) > 1 and record is not measurement.arms.get(TWIN):
             lines.append(f"  {record['name']} takes a fixed batch: {calls} calls make one query")
+    for arm, name in _arms(measurement):
+        if precision := measurement.emulated(arm):
+            lines.append(f"  {name} emulates {precision} here: for accuracy only, its times are no latency")
     if detail.get("held") is False:
         lines.append(
             f"  not long enough: {detail['min_duration_s']:g} s and {detail['min_count']:,} queries of every model "

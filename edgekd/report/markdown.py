@@ -10,6 +10,8 @@ from edgekd.report.amounts import plural
 from edgekd.report.fidelity import TITLES, figure_words
 from edgekd.report.github import code, details, escape, table
 from edgekd.report.grouped import ORDER, SHOWN, SliceGroup, group_slices
+from edgekd.report.speedup import HEADER as FASTER_HEADER
+from edgekd.report.speedup import TITLE, WORDS, speedup_row, told
 from edgekd.report.view import View, flatten, ledger_ranges
 
 _MARKS: dict[Decision, str] = {
@@ -37,6 +39,7 @@ def render_markdown(view: View) -> str:
         _gates(view, gates, groups),
         _reasons(view, gates, groups),
         _chain(view),
+        _faster(view),
         [f"- {escape(n)}" for n in view.notes],
         _folded(view),
         [_last_line(view)],
@@ -116,6 +119,18 @@ def _chain(view: View) -> list[str]:
     unit = "points" if chain.unit == "fraction" else escape(chain.unit)
     title = f"**The chain on the {escape(chain.split)} split**" + (f", differences in {unit}" if unit else "")
     return [title, "", *table([escape(h) for h in header], rows), *(["", *said] if said else [])]
+
+
+def _faster(view: View) -> list[str]:
+    """Quantized candidates beside their float twins; the reasons of those that are no faster are folded away."""
+    if not view.speedups:
+        return []
+    rows = [[escape(c) for c in speedup_row(s)] for s in view.speedups]
+    lines = [f"**{TITLE}**", "", *table(FASTER_HEADER, rows, left=WORDS)]
+    for found, sentences in told(view.speedups):
+        title = f"Why {escape(found.label)} is not faster on {code(found.target)}"
+        lines += ["", *details(title, [f"- {escape(line)}" for line in sentences])]
+    return lines
 
 
 def _folded(view: View) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgekd.errors import InputError
 from edgekd.evidence.evaluation import Evaluation, load_evaluation
-from edgekd.evidence.measurement import SERVER, load_measurement
+from edgekd.evidence.measurement import BASELINE, SERVER, load_measurement
 from edgekd.evidence.run import Candidate, Evidence, Run
 from edgekd.gates.accuracy import is_proportion
 from edgekd.gates.latency import ratio_of
@@ -140,6 +140,8 @@ class _Reader:
             return None
         measurement = load_measurement(self.folder / source.measurement)
         if measurement.scenario == SERVER or source.arm not in measurement.arms:
+            return None
+        if any(measurement.emulated(arm) for arm in (BASELINE, source.arm)):
             return None
         ratio, lower, upper = ratio_of(measurement, source.arm)
         return Reading(estimate=ratio, lower=lower or None, upper=upper if math.isfinite(upper) else None)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from edgekd.gates.verdict import Decision
 from edgekd.report import words
 from edgekd.report.grouped import SHOWN, group_slices
+from edgekd.report.speedup import TITLE
+from edgekd.report.speedup import sentence as faster_sentence
 from edgekd.report.view import View
 
 _COLOURS: dict[Decision, str] = {
@@ -77,6 +79,9 @@ def render_text(view: View, *, colour: bool = False) -> str:
     for timings in (t for t in view.latencies if t.selected):
         lines += ["", f"Timings: {words.latency_title(timings)}"]
         lines += table(words.LATENCY_HEADER, words.latency_rows(timings))
+    if view.speedups:
+        lines += ["", TITLE]
+        lines += [line for s in view.speedups for line in _wrap(_tame(faster_sentence(s)))]
     if view.notes:
         lines += ["", *(line for n in view.notes for line in _wrap(f"Note: {_tame(n)}", indent=""))]
     tidy = [line for i, line in enumerate(lines) if line or (i and lines[i - 1])]

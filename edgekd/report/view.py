@@ -15,6 +15,7 @@ import numpy as np
 from edgekd.errors import InputError
 from edgekd.evidence.measurement import TWIN, Measurement, load_measurement
 from edgekd.evidence.run import Evidence, Run, load_run
+from edgekd.evidence.speedup import Speedup
 from edgekd.gates.latency import LatencySummary, summarise
 from edgekd.gates.verdict import VERDICT_FILE, CandidateVerdict, Gate, Verdict, load_verdict
 from edgekd.report.chain import ChainTable, load_links, table_of
@@ -23,6 +24,7 @@ from edgekd.report.fidelity import FidelityTable, fidelity_tables
 from edgekd.report.flips import FlipTable, flip_tables, with_thumbnails
 from edgekd.report.pareto import ParetoChart, pareto_charts
 from edgekd.report.resources import resource_lines
+from edgekd.report.speedup import load_speedups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class View:
         pareto: accuracy against latency, per target.
         fidelity: how far the answers of what ships are displaced, per target and reference.
         flips: examples that flipped between the teacher and what ships, per target.
+        speedups: quantized candidates beside their float twins.
     """
 
     run: Run
@@ -90,6 +93,7 @@ class View:
     pareto: tuple[ParetoChart, ...] = ()
     flips: tuple[FlipTable, ...] = ()
     fidelity: tuple[FidelityTable, ...] = ()
+    speedups: tuple[Speedup, ...] = ()
 
     def name_of(self, artifact: str) -> str:
         """What the run calls an artifact; a short digest where it does not know it."""
@@ -135,16 +139,18 @@ def load_view(folder: Path) -> View:
                 latencies[source.measurement] = _latency(measurement, selected)
             except InputError as e:
                 notes.append(f"Timings are not shown: {e}.")
+    speedups, unread = load_speedups(folder, run)
     return View(
         run=run,
         verdict=verdict,
         chain=chain,
         candidates=tuple(_candidate(run, c) for c in verdict.candidates),
         latencies=tuple(sorted(latencies.values(), key=lambda t: not t.selected)),
-        notes=tuple(notes),
+        notes=(*notes, *unread),
         pareto=pareto_charts(folder, run, verdict),
         flips=flips,
         fidelity=fidelity,
+        speedups=speedups,
     )
 
 

@@ -24,6 +24,8 @@ WRITTEN = (
     "model",
     "placement",
     "run",
+    "search",
+    "speedup",
     "stage",
     "thumbnails",
     "tuned",

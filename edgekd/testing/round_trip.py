@@ -62,8 +62,9 @@ def check_round_trip(
     candidate = runtime.open(artifact.path, SessionOptions(device=device, provider=provider))
     try:
         found = check_parity(
-            reference, candidate, parity_feeds(artifact.inputs, kept_sizes, real), atol=atol, rtol=rtol,
-            batches=parity_batches(artifact.inputs, kept_sizes), names=_outputs(model, candidate),
+            reference, candidate, parity_feeds(artifact.inputs, kept_sizes), atol=atol, rtol=rtol,
+            batches=parity_batches(artifact.inputs, kept_sizes), names=_outputs(model, candidate), real=real,
+            dtype=artifact.dtype,
         )  # fmt: skip
     except EdgeKDError as e:
         raise ConformanceError("parity", f"{artifact.format}: {e}") from e

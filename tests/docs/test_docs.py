@@ -74,6 +74,11 @@ NOT_RUN = {
         "edgekd init",
     ): "trains for a minute or more; the block after it runs it shortened",
     ("docs/gate_power.md", "make gate-power"): "measures for five minutes",
+    ("docs/results/why_not_faster.md", "cd bench/suites"): "exports and times a large network for minutes",
+    (
+        "docs/results/why_not_faster.md",
+        "edgekd export f32 --format openvino -o ov-f32",
+    ): "needs the files of the block before",
     (
         "docs/results/accuracy.md",
         "python bench/judge_million.py",
@@ -100,6 +105,10 @@ NOT_RUN = {
         "edgekd gate --teacher bert/model.onnx --student small/model.onnx --task text-classification --data 'dev.tsv?columns=sentence,label'",
     ): "needs two text models; tests/tasks/test_text_gate.py runs it on made ones",
     ("docs/cifar10.md", "edgekd run examples/cifar10/recipe.yaml --only distill"): "trains for hours too",
+    (
+        "docs/distillation.md",
+        "accelerate launch --multi_gpu --num_processes 2 -m edgekd distill edgekd.yaml -o student",
+    ): "starts processes for minutes; tests/distill/test_together.py does on few digits",
     ("docs/litert.md", "pip install 'edgekd[torch,litert]'"): "changes the environment that runs the tests",
     (
         "docs/litert.md",
@@ -110,6 +119,10 @@ NOT_RUN = {
         "docs/verbs/demo.md",
         "edgekd demo",
     ): "trains for a minute or more; tests/pipeline runs the line shortened",
+    (
+        "docs/search.md",
+        "edgekd quantize student.onnx --data labelled.npz --max-accuracy-drop 0.01 --for cpu:onnxruntime --for cpu:openvino -o best",
+    ): "minutes; tests/cli/test_searching.py searches",
     ("docs/verbs/doctor.md", "edgekd doctor --need cuda:onnxruntime"): "its exit code depends on the machine",
     (
         "docs/tensorrt.md",

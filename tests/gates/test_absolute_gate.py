@@ -96,6 +96,16 @@ def test_what_cannot_be_judged_is_an_error(measurement, options, says):
     assert says in gate.reason
 
 
+def test_times_of_an_emulated_precision_are_not_judged():
+    measurement = make_measurement()
+    placed = {"placement": {"detail": {"emulated": "float8e4m3fn"}}}
+    restarts = tuple(replace(r, children={"candidate": placed}) for r in measurement.restarts)
+    gate = judge_absolute(replace(measurement, restarts=restarts), "candidate", max_ms=5.0)
+    assert (gate.decision, gate.error_kind) == ("error", "input")
+    assert "emulates float8e4m3fn" in gate.reason
+    assert judge_absolute(replace(measurement, restarts=restarts), "baseline", max_ms=5.0).decision != "error"
+
+
 def test_an_unknown_arm_is_an_error():
     assert "no arm 'x'" in judge_absolute(make_measurement(), "x", max_ms=5.0).reason
 

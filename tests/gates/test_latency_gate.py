@@ -176,6 +176,26 @@ def test_unusable_samples_are_an_error(spoil, says):
     assert says in gate.reason
 
 
+def emulating(measurement, arm):
+    placed = {"placement": {"runtime": "onnxruntime", "detail": {"emulated": "float8e4m3fn"}}}
+    restarts = [
+        replace(r, children={**r.children, arm: {**r.children[arm], **placed}}) for r in measurement.restarts
+    ]
+    return replace(measurement, restarts=tuple(restarts))
+
+
+@pytest.mark.parametrize("arm", ["candidate", "baseline"])
+def test_times_of_an_emulated_precision_are_not_judged(arm):
+    measurement = emulating(make_measurement(ratio=0.1), arm)
+    gate = judge_latency(measurement, "candidate", max_ratio=0.6)
+    assert (gate.decision, gate.error_kind) == ("error", "input")
+    assert (
+        f"'{arm}' emulates float8e4m3fn on cpu:onnxruntime, which is for accuracy only; time it on"
+        in gate.reason
+    )
+    assert should_stop(measurement, [("candidate", 0.6)])
+
+
 def test_an_unknown_arm_and_a_bad_limit_are_errors():
     assert "no arm 'x'" in judge_latency(make_measurement(), "x", max_ratio=0.6).reason
     assert judge_latency(make_measurement(), "candidate", max_ratio=0.0).decision == "error"

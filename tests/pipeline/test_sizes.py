@@ -15,9 +15,9 @@ from edgekd.measure.scenario import Scenario
 from edgekd.model import Model
 from edgekd.models import open_reference
 from edgekd.pipeline.opening import runnable
-from edgekd.pipeline.run import float_artifact
 from edgekd.pipeline.sessions import open_model
 from edgekd.pipeline.sizes import Sizes, export_options, measured_sizes
+from edgekd.pipeline.students import float_artifact
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.recipe import Recipe
 from edgekd.spec import TensorSpec, parse_shapes

@@ -1,5 +1,7 @@
 """What `edgekd bench` prints of each scenario."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fixtures_run import make_measurement
@@ -30,6 +32,16 @@ def test_quantiles_with_intervals_and_a_ratio():
     assert any(x.startswith("  student-int8: 0.5") and "x of teacher [" in x for x in lines)
     assert "twin" not in text(stream())
     assert closing_line(stream()) == "4 restarts, 0 redrawn; brackets: 95 % over restarts"
+
+
+def test_an_emulated_precision_has_no_ratio():
+    plain = stream()
+    placed = {"placement": {"detail": {"emulated": "float8e4m3fn"}}}
+    restarts = tuple(replace(r, children={**r.children, "candidate": placed}) for r in plain.restarts)
+    found = text(replace(plain, restarts=restarts))
+    assert "student-int8 emulates float8e4m3fn here: for accuracy only, its times are no latency" in found
+    assert "x of teacher" in text(plain)
+    assert "x of teacher" not in found
 
 
 def test_one_restart_has_no_interval():

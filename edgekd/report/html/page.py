@@ -15,6 +15,7 @@ from edgekd.report.html.links import chain_section
 from edgekd.report.html.markup import Html, el, join
 from edgekd.report.html.record import again_section, environment_section, notes_section, provenance_section
 from edgekd.report.html.slices import slices_section
+from edgekd.report.html.speedup import speedup_section
 from edgekd.report.view import View
 
 #: Nothing may be loaded and nothing may run: the page holds all it needs, and names in it stay names.
@@ -25,6 +26,7 @@ _CONTENTS = (
     ("chain", "Chain"),
     ("candidates", "Candidates"),
     ("latency", "Latency"),
+    ("faster", "Is it faster?"),
     ("slices", "Slices"),
     ("fidelity", "Fidelity"),
     ("flips", "Flips"),
@@ -44,6 +46,7 @@ def render_html(view: View) -> str:
         "chain": None if view.chain is None else chain_section(view.chain),
         "candidates": candidates_section(view),
         "latency": latency_section(view),
+        "faster": speedup_section(view.speedups),
         "slices": slices_section(view),
         "fidelity": fidelity_section(view.fidelity),
         "flips": flips_section(view.flips),

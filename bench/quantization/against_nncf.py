@@ -1,0 +1,200 @@
+"""EdgeKD's search beside NNCF's ``quantize_with_accuracy_control``: same model, same rows, same bound.
+
+    python bench/quantization/rescale.py mlperftiny_pretrainedResnet.onnx -o student.onnx --powers 4 --pair 2
+    python bench/quantization/against_nncf.py student.onnx --data cifar.npz --output Identity:probs --max-drop 0.01
+
+Both start from the file and an empty cache, choose on the even rows and calibrate on them; the odd rows judge. NNCF stops
+where the measured drop is below the bound; EdgeKD where the bound of its confidence interval is. At the end all three
+models (float32, NNCF's, EdgeKD's) are timed in one interleaved race.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.artifact import Artifact
+from edgekd.data.sources import pick_rows
+from edgekd.evaluate import EvaluationRequest
+from edgekd.gates.accuracy import judge_accuracy
+from edgekd.gates.latency import ratio_of
+from edgekd.measure import Setting
+from edgekd.measure.arm import Protocol
+from edgekd.models import open_reference
+from edgekd.pipeline.collect import Comparison, Feeds, evaluate_artifact, measure_comparison
+from edgekd.pipeline.search import SearchRequest, search_student
+from edgekd.pipeline.targets import present_target
+from edgekd.stages import StageStore
+from edgekd.target import parse_target
+from edgekd.tasks import TaskSpec, parse_output
+
+#: NNCF's own default for calibration.
+SUBSET = 300
+
+
+def run_nncf(model: Path, data: Path, max_drop: float, out: Path) -> None:
+    """In a process of its own: quantize with accuracy control, write the IR and what it took."""
+    from edgekd_openvino.library import silence_telemetry
+
+    silence_telemetry()
+    import nncf
+    import openvino as ov
+
+    with np.load(data) as arrays:
+        name = next(n for n in arrays.files if n != "label")
+        rows, labels = arrays[name][::2], arrays["label"][::2]
+    counts = {"calls": 0, "examples": 0}
+
+    def validate(compiled: Any, items: Any) -> tuple[float, None]:
+        counts["calls"] += 1
+        right = seen = 0
+        for k in items:
+            right += int(compiled({0: rows[k][None]})[0].argmax() == labels[k])
+            seen += 1
+        counts["examples"] += seen
+        return right / max(seen, 1), None
+
+    core = ov.Core()
+    started = time.monotonic()
+    source = core.read_model(model)
+    made = nncf.quantize_with_accuracy_control(
+        source,
+        nncf.Dataset(range(len(rows)), lambda k: {0: rows[k][None]}),
+        nncf.Dataset(range(len(rows))),
+        validation_fn=validate,
+        max_drop=max_drop,
+        drop_type=nncf.DropType.ABSOLUTE,
+        subset_size=SUBSET,
+        preset=nncf.QuantizationPreset.MIXED,
+    )
+    seconds = time.monotonic() - started
+    ov.save_model(made, out / "model.xml", compress_to_fp16=False)
+    (out / "took.json").write_text(json.dumps({"seconds": seconds, **counts}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help=".npz with one input and label")
+    parser.add_argument("--max-drop", type=float, default=0.01)
+    parser.add_argument("--output", default="", help="NAME[:KIND] of the answer")
+    parser.add_argument("--for", dest="targets", action="append", default=[])
+    parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
+    parser.add_argument("--nncf-into", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.nncf_into:
+        run_nncf(args.model, args.data, args.max_drop, args.nncf_into)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        figures = compare(args, Path(folder))
+    print(table(figures))
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=1))
+
+
+def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    store = StageStore(work / "cache")
+    base = str(Path.cwd())
+    data = {s: pick_rows(str(args.data), slice(k, None, 2)) for k, s in enumerate(("select", "test"))}
+    task = TaskSpec(data={**data, "calibration": data["select"]}, base=base)
+    targets = [present_target(t) for t in args.targets or ["cpu:onnxruntime", "cpu:openvino"]]
+    output = parse_output(args.output) if args.output else {}
+    source = open_reference(str(args.model), weights=None, base=Path.cwd(), store=store)
+    assert isinstance(source, Artifact), "give an .onnx file"
+    started = time.monotonic()
+    request = SearchRequest(
+        reference=args.model.name, model=source, task=task, targets=targets, max_drop=args.max_drop, output=output
+    )  # fmt: skip
+    found, winner = search_student(request, store, lambda text: print(f"  search: {text}", file=sys.stderr))
+    ours = time.monotonic() - started
+
+    theirs = work / "nncf"
+    theirs.mkdir()
+    started = time.monotonic()
+    subprocess.run(
+        [sys.executable, __file__, str(args.model), "--data", str(args.data), "--max-drop", str(args.max_drop),
+         "--nncf-into", str(theirs)],
+        check=True, stdout=sys.stderr,
+    )  # fmt: skip
+    took = json.loads((theirs / "took.json").read_text()) | {"wall": time.monotonic() - started}
+
+    from edgekd_openvino.exporter import OpenVinoExporter
+
+    ir = OpenVinoExporter().read(theirs / "model.xml")
+    paths = {"openvino": present_target("cpu:openvino").runtime_paths["openvino"]}
+    paths["onnx"] = present_target("cpu:onnxruntime").runtime_paths["onnx"]
+    models = {"float32": source, "nncf": ir, "edgekd": winner}
+    race = Comparison(
+        baseline=("float32", source), candidates=[(n, models[n]) for n in ("nncf", "edgekd")], limits={},
+        feeds=Feeds(task=task, split="select"), occasion="test", baseline_role="student", own_settings=False,
+        setting=Setting(target=parse_target("cpu:onnxruntime"), runtime_paths=paths),
+    )  # fmt: skip
+    timed = measure_comparison(
+        race, store, remeasure=True, decided=lambda m: True, protocol=Protocol(min_restarts=6, max_restarts=6)
+    )
+    digest = task.split_digest("test")
+
+    def answers(name: str) -> Any:
+        where = "cpu:openvino" if models[name].format == "openvino" else "cpu:onnxruntime"
+        request = EvaluationRequest(
+            label=name, artifact=models[name], target=parse_target(where), runtime_paths=paths, task=task, split="test",
+            data_digest=digest, output=output if models[name].format == "onnx" else {}, batch=1,
+        )  # fmt: skip
+        return evaluate_artifact(request, store)
+
+    reference = answers("float32")
+    gates = {
+        n: judge_accuracy(reference, answers(n), max_drop=args.max_drop, against="float32")
+        for n in ("nncf", "edgekd")
+    }
+    return {
+        "bound": args.max_drop,
+        "rows": {"select": reference.n, "test": reference.n},
+        "float32": {"accuracy": reference.mean},
+        "edgekd": {
+            "seconds": ours, "evaluations": found.evaluations, "examples": sum(t.n for t in found.trials),
+            "what": found.winner, "accuracy": answers("edgekd").mean, "gate": gates["edgekd"].reason,
+            "decision": gates["edgekd"].decision, "ratio": ratio_of(timed, "candidate_2"),
+        },
+        "nncf": {
+            "seconds": took["seconds"], "evaluations": took["calls"], "examples": took["examples"],
+            "what": "quantize_with_accuracy_control", "accuracy": answers("nncf").mean, "gate": gates["nncf"].reason,
+            "decision": gates["nncf"].decision, "ratio": ratio_of(timed, "candidate"),
+        },
+    }  # fmt: skip
+
+
+def table(figures: dict[str, Any]) -> str:
+    lines = [
+        f"Bound: {100 * figures['bound']:g} points; float32 has {figures['float32']['accuracy']:.4f} on "
+        f"{figures['rows']['test']:,} test rows.",
+        "",
+        "| | seconds | evaluations | examples evaluated | test accuracy | test verdict | time against float32 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in ("nncf", "edgekd"):
+        x = figures[name]
+        ratio, low, high = x["ratio"]
+        lines.append(
+            f"| {name}: {x['what']} | {x['seconds']:.1f} | {x['evaluations']} | {x['examples']:,} | {x['accuracy']:.4f} "
+            f"| {x['decision']} | {ratio:.3f}x [{low:.3f}, {high:.3f}] |"
+        )
+    a, b = figures["edgekd"], figures["nncf"]
+    lines += [
+        "",
+        f"EdgeKD takes {a['seconds'] / b['seconds']:.2f} of NNCF's time and {a['examples'] / b['examples']:.2f} of its "
+        "evaluated examples. (NNCF calls its validation function for single examples too: its evaluations count those.)",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
