@@ -26,6 +26,7 @@ from edgekd.gates.accuracy import judge_accuracy
 from edgekd.measure import Scenario
 from edgekd.pipeline.artifacts import export_to, quantize_to
 from edgekd.pipeline.training import make_models, task_spec
+from edgekd.quantize.config import usual_for
 from edgekd.quantize.precision import Precision
 from edgekd.recipe import load_recipe
 from edgekd.stages import StageStore, default_cache_root
@@ -39,7 +40,8 @@ def _make(
     model: Any, precision: Precision, format_name: str, task: TaskSpec, store: StageStore, label: str
 ) -> Artifact:
     if precision.config is not None:
-        return quantize_to(model, format_name, precision.config, task, {}, store, label)
+        config = usual_for(precision.config, format_name) if precision.usual else precision.config
+        return quantize_to(model, format_name, config, task, {}, store, label)
     options = {} if precision.cast == "float32" else {"dtype": precision.cast}
     made = export_to(model, format_name, options, store, label)
     return replace(made, settings={**made.settings, "precision": "bf16"}) if precision is BF16 else made

@@ -55,8 +55,8 @@ class Encoder(nn.Module):
 
 
 def teacher() -> Encoder:
-    return Encoder(width=192, heads=6, depth=4)
+    return Encoder(width=128, heads=4, depth=3)
 
 
 def student() -> Encoder:
-    return Encoder(width=128, heads=4, depth=2)
+    return Encoder(width=96, heads=4, depth=2)
