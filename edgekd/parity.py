@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import ModelError
-from edgekd.quantize.damage import Answers, Bounds, Damage
+from edgekd.quantize.damage import Answers, Bounds, Damage, data_sized
 from edgekd.spec import TensorSpec, concrete_shape, draw_feeds
 from edgekd.target import Session
 
@@ -25,9 +25,9 @@ PARITY_RTOL = 1e-3
 #: leave 90 dB and more, TF32 (11 significant bits) 50 to 60, float16 (11) about 60, bfloat16 (8) about 40; a deep network
 #: loses some of that. A wrong conversion is near 0 dB, whatever the precision.
 REAL_BOUNDS: Mapping[str, Bounds] = {
-    "float32": Bounds(min_sqnr_db=40.0, min_agreement=0.98),
-    "float16": Bounds(min_sqnr_db=25.0, min_agreement=0.9),
-    "bfloat16": Bounds(min_sqnr_db=15.0, min_agreement=0.9),
+    "float32": Bounds(min_sqnr_db=40.0, min_agreement=0.98, min_values=1),
+    "float16": Bounds(min_sqnr_db=25.0, min_agreement=0.9, min_values=1),
+    "bfloat16": Bounds(min_sqnr_db=15.0, min_agreement=0.9, min_values=1),
 }
 #: Of two executions of one quantized model: ties round differently, and a step in an early layer grows.
 ROUNDED_BOUNDS = Bounds(min_sqnr_db=10.0, min_agreement=0.75)
@@ -119,7 +119,7 @@ def compare_real(
     Raises:
         ModelError: beyond the bounds.
     """
-    seen = Answers()
+    seen = Answers(free=data_sized(reference.inputs, reference.outputs))
     for fed in real:
         expected, got = reference.run(fed), candidate.run(fed)
         named = {n: got[(names or {}).get(n, n)] for n in expected if (names or {}).get(n, n) in got}

@@ -210,7 +210,11 @@ def test_duplicate_key(read: Read, text: str, line: int) -> None:
         ("edgekd: 1", "edgekd: 2", ":1: 'edgekd': Input should be 1, got 2"),
         ("  naive: 3", "  naive: -1", ":21: 'student.naive': "),
         ("quantize: [float32, int8]", "quantize: [int3]", ":26: 'quantize': 'int3' is not a precision"),
-        ("quantize: [float32, int8]", "quantize: [int8, int8]", ":26: 'quantize': names the precision int8 twice"),
+        (
+            "quantize: [float32, int8]",
+            "quantize: [int8, int8]",
+            ":26: 'quantize': names the precision int8 twice",
+        ),
         ("quantize: [float32, int8]", "quantize: []", ":26: 'quantize': "),
         ("export: [onnx]", "export: [onnx, onnx]", ":27: 'export': names the format onnx twice"),
         (

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.models import open_reference
     from edgekd.pipeline.artifacts import quantize_to
     from edgekd.plugins import list_plugins
-    from edgekd.quantize.config import config_of
+    from edgekd.quantize.config import config_of, usual_for
     from edgekd.target import parse_target
     from edgekd.tasks import TaskSpec
 
@@ -164,6 +164,8 @@ def run(args: argparse.Namespace) -> int:
     opened = open_reference(args.model, weights=given, base=Path.cwd(), store=store)
     source = opened.as_artifact() if isinstance(opened, Model) else opened
     written = args.format or ("onnx" if isinstance(opened, Model) else opened.format)
+    if not args.granularity and args.block_size is None:
+        config = usual_for(config, written)
     data = {"calibration": args.calibration} if args.calibration else {}
     task = TaskSpec(kind=args.task, data=data, base=str(Path.cwd()))
     rename = options.renames(args).get("student", {})

@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"distilled: {getattr(made.student, 'folder', '')}")
             return 0
         if args.only == "export":
-            made_of = float_artifact(made.student, recipe.export[0], recipe, store, "student", task_spec(recipe, base))
+            made_of = float_artifact(
+                made.student, recipe.export[0], recipe, store, "student", task_spec(recipe, base)
+            )
             print(f"exported: {made_of.folder}")
             return 0
         notes: list[str] = []

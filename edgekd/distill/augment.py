@@ -10,6 +10,15 @@ from edgekd.errors import ModelError
 from edgekd.lazy import require
 
 
+def check_sizes(teacher: tuple[int, ...], student: tuple[int, ...]) -> None:
+    """Raises ModelError where the (height, width) of both networks' images differ: one draw would not fit both."""
+    if teacher != student:
+        raise ModelError(
+            f"teacher and student inputs differ in size ({teacher} and {student})",
+            "augmentation needs equal sizes: remove `augment`, or give both models one size",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """One draw for ``n`` images.
@@ -42,11 +51,7 @@ class View:
         """
         torch = require("torch", extra="torch", purpose="training")
         height, width = size
-        if tuple(images.shape[2:]) != size:
-            raise ModelError(
-                f"teacher and student inputs differ in size ({tuple(images.shape[2:])} and {size})",
-                "augmentation needs equal sizes: remove `augment`, or give both models one size",
-            )
+        check_sizes(tuple(images.shape[2:]), size)
         if self.pad:
             padded = torch.nn.functional.pad(images, (self.pad,) * 4)
             rows = (self.dy[:, None] + torch.arange(height))[:, None, :, None]

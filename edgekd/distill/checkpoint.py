@@ -43,7 +43,8 @@ class Checkpoint:
             StorageError: the write failed; the file is as it was.
         """
         safetensors = require("safetensors.torch", extra="torch", purpose="writing checkpoints")
-        tensors = {f"model.{k}": v.contiguous() for k, v in module.state_dict().items()}
+        # Copies: tied weights share memory, which safetensors refuses.
+        tensors = {f"model.{k}": v.contiguous().clone() for k, v in module.state_dict().items()}
         tensors.update({f"projectors:{k}": v.contiguous() for k, v in projectors.state_dict().items()})
         for name, parameter in _parameters(module, projectors):
             for key, value in optimiser.state.get(parameter, {}).items():

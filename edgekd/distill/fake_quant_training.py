@@ -16,6 +16,7 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.distill.config import TrainConfig
 from edgekd.distill.fake_quant import FakeQuantConfig
+from edgekd.distill.features import answer_of
 from edgekd.distill.group import launched_processes
 from edgekd.errors import UsageError
 from edgekd.files import storage_error
@@ -70,7 +71,7 @@ class FakeQuantTraining:
         self.module.eval()
         with torch.inference_mode():
             answers = [
-                {model.outputs[0].name: self.module(*(torch.from_numpy(f) for f in b.values())).numpy()}
+                {model.outputs[0].name: answer_of(self.module(*map(torch.from_numpy, b.values()))).numpy()}
                 for b in feeds
             ]
         with _scratch(model.folder) as folder:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgekd.distill.terms import LossTerm
 from edgekd.errors import ModelError, UsageError
+from edgekd.lazy import require
 
 
 def answer_of(made: Any) -> Any:
@@ -27,6 +28,9 @@ def answer_of(made: Any) -> Any:
 class Taps:
     """Keeps what named layers made in the last call of a network.
 
+    What convolutions of series and their like make, (batch, channels, length), is kept as (batch, length, channels),
+    which is how tokens come.
+
     Args:
         module: the network; role: ``student`` or ``teacher``, for messages.
         names: of modules in it, as ``named_modules`` has them, in the order in which :meth:`take` answers.
@@ -42,16 +46,37 @@ class Taps:
                 raise UsageError(f"the {role} has no layer '{name}'", _near(name, list(known)))
         self._names, self._role = list(names), role
         self._seen: dict[str, Any] = {}
+        self._series = _holds_series(module) if names else False
         self._handles = [known[n].register_forward_hook(self._keeper(n)) for n in dict.fromkeys(names)]
+        if names:
+            self._handles.append(module.register_forward_pre_hook(self._forget))
+
+    def _forget(self, module: Any, inputs: Any) -> None:
+        self._seen.clear()
 
     def _keeper(self, name: str) -> Any:
         def keep(module: Any, inputs: Any, output: Any) -> None:
+            if name in self._seen:
+                raise ModelError(
+                    f"layer '{name}' of the {self._role} is called more than once", "name another layer"
+                )
             found = output[0] if isinstance(output, (list, tuple)) and output else output
             if not hasattr(found, "ndim"):
                 raise ModelError(
                     f"layer '{name}' of the {self._role} makes {type(found).__name__}, not a tensor",
                     "name a layer inside it",
                 )
+            # A copy: an operation in place after the layer would change it.
+            found = found.clone()
+            if found.ndim == 3 and self._series:
+                channels_second = _channels_second(module)
+                if channels_second is None:
+                    raise ModelError(
+                        f"layer '{name}' of the {self._role} ({type(module).__name__}) makes {tuple(found.shape[1:])}, "
+                        "which may be (channels, length) or (tokens, width)",
+                        "name a convolution, pooling, norm or linear layer",
+                    )
+                found = found.transpose(1, 2) if channels_second else found
             self._seen[name] = found
 
         return keep
@@ -76,6 +101,41 @@ class Taps:
         """Leave the network as it was."""
         for handle in self._handles:
             handle.remove()
+
+
+def _holds_series(module: Any) -> bool:
+    """Whether a network has convolutions of series; without, what has three dimensions is tokens."""
+    nn = require("torch.nn", extra="torch", purpose="training")
+    return any(isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)) for m in module.modules())
+
+
+def _channels_second(module: Any) -> bool | None:
+    """Whether a layer makes (batch, channels, length), not (batch, tokens, width); None where its kind does not say."""
+    nn = require("torch.nn", extra="torch", purpose="training")
+    if isinstance(module, nn.Sequential):
+        rest = (m for m in reversed(module) if not _elementwise(m))
+        last = next(rest, None)
+        return None if last is None else _channels_second(last)
+    if isinstance(
+        module,
+        (
+            nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.GroupNorm, nn.MaxPool1d, nn.AvgPool1d,
+            nn.LPPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d,
+        ),
+    ):  # fmt: skip
+        return True
+    tokens = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+    return False if isinstance(module, tokens) else None
+
+
+def _elementwise(module: Any) -> bool:
+    nn = require("torch.nn", extra="torch", purpose="training")
+    return isinstance(
+        module,
+        (
+            nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Dropout, nn.Identity,
+        ),
+    )  # fmt: skip
 
 
 def _near(name: str, known: list[str]) -> str:

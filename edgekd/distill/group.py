@@ -127,8 +127,9 @@ class _Together(Group):
         return prepared[0], prepared[1]
 
     def backward(self, loss: Any) -> None:
-        # Data parallel training takes the mean of the gradients.
-        self._accelerator.backward(loss * self.size)
+        # Data parallel training takes the mean of the gradients. Not by accelerate, which divides by the
+        # ACCELERATE_GRADIENT_ACCUMULATION_STEPS of the environment.
+        (loss * self.size).backward()
 
     def gather(self, rows: Any) -> Any:
         torch = self._torch

@@ -134,7 +134,14 @@ def train_model(
         told["processes"] = group.size
     if group.leads:
         model = write_model(
-            module, entry, folder=out, name=name, factory=factory, search=search, prepare=prepare, lineage=told
+            module,
+            entry,
+            folder=out,
+            name=name,
+            factory=factory,
+            search=search,
+            prepare=prepare,
+            lineage=told,
         )
         if aware is not None:
             aware.finish(model, data.student)

@@ -32,6 +32,8 @@ class TeacherLogits:
         top_k: 0: all ``classes`` logits of a row, float16 (n, classes); else the greatest k, float16 (n, k + 1), whose
             last column is the log-sum-exp of all others (so that probabilities are exact for those k), and int32
             (n, k) of which classes they are.
+        image: (height, width) of the teacher's images, empty where it has none; None of logits that were kept before
+            this was written down.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class TeacherLogits:
     n: int
     classes: int
     top_k: int = 0
+    image: tuple[int, ...] | None = None
 
     def rows(self, view: int, rows: Array) -> Array:
         """float32 (len(rows), classes) logits; of top-k, the rest shares its mass equally.
@@ -77,8 +80,10 @@ def load_teacher_logits(folder: Path) -> TeacherLogits:
     """
     try:
         index = json.loads((folder / _INDEX).read_text())
-        return TeacherLogits(folder=folder, **{k: int(index[k]) for k in ("views", "n", "classes", "top_k")})
-    except (OSError, ValueError, KeyError) as e:
+        image = tuple(map(int, index["image"])) if "image" in index else None
+        numbers = {k: int(index[k]) for k in ("views", "n", "classes", "top_k")}
+        return TeacherLogits(folder=folder, image=image, **numbers)
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise EvidenceError(
             f"the teacher's logits in {folder} cannot be read ({e})", "run with --fresh"
         ) from e
@@ -144,7 +149,11 @@ def collect_teacher_logits(
         logits = np.concatenate(parts)
         classes = logits.shape[1]
         _keep(logits, config.top_k, resume, view)
-    return _finish(resume, out, config, n, classes)
+    index = {
+        "views": config.views, "n": n, "classes": classes, "top_k": config.top_k,
+        "image": [] if images is None else [int(v) for v in images.shape[2:]],
+    }  # fmt: skip
+    return _finish(resume, out, index)
 
 
 def _keep(logits: Array, top_k: int, folder: Path, view: int) -> None:
@@ -171,8 +180,7 @@ def _keep(logits: Array, top_k: int, folder: Path, view: int) -> None:
         raise storage_error(e, folder) from e
 
 
-def _finish(resume: Path, out: Path, config: TrainConfig, n: int, classes: int) -> TeacherLogits:
-    index = {"views": config.views, "n": n, "classes": classes, "top_k": config.top_k}
+def _finish(resume: Path, out: Path, index: Mapping[str, Any]) -> TeacherLogits:
     try:
         for path in sorted(resume.glob("view*.npy")):
             path.rename(out / path.name)

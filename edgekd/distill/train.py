@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.data.example import Array
-from edgekd.distill.augment import draw_view, view_of
+from edgekd.distill.augment import check_sizes, draw_view, view_of
 from edgekd.distill.checkpoint import Checkpoint, History
 from edgekd.distill.config import TrainConfig
 from edgekd.distill.features import Taps, answer_of, layer_names, per_term, projections
@@ -99,6 +99,8 @@ def train(
         raise ModelError(
             "augment needs image inputs (n, channels, height, width)", "remove `augment` from the recipe"
         )
+    if config.augment and kept is not None and kept.image:
+        check_sizes(kept.image, tuple(inputs[images[0]].shape[2:]))
     own_layers, their_layers = layer_names(config.losses)
     taps = Taps(module, own_layers, "student")
     teacher_taps = Taps(teacher, their_layers, "teacher") if teacher is not None else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from edgekd.artifact import Artifact
 from edgekd.child import ChildProcess, Limits
-from edgekd.errors import DataError, UsageError
+from edgekd.errors import ChildError, DataError, UsageError
 from edgekd.evidence.evaluation import Evaluation
 from edgekd.target import Target, check_threads
 from edgekd.tasks import TaskSpec
@@ -47,8 +48,47 @@ class EvaluationRequest:
     search: tuple[Path, ...] = ()
 
 
-def evaluate(request: EvaluationRequest) -> Evaluation:
+class OpenChildren:
+    """Children that stay open between evaluations: of one runtime on one device each, and their prepared examples.
+
+    Many evaluations of one split then start one process, and read and prepare its rows once.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Any, ...], ChildProcess] = {}
+
+    def __enter__(self) -> OpenChildren:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def of(
+        self, key: tuple[Any, ...], purpose: str, limits: Limits, search: tuple[Path, ...]
+    ) -> Iterator[ChildProcess]:
+        """The child of ``key``, started where there is none; one that failed is not used again."""
+        if key not in self._open:
+            self._open[key] = ChildProcess(purpose, limits, search)
+        child = self._open[key]
+        child.purpose = purpose
+        try:
+            yield child
+        except ChildError:
+            self._open.pop(key).close()
+            raise
+
+    def close(self) -> None:
+        for child in self._open.values():
+            child.close()
+        self._open.clear()
+
+
+def evaluate(request: EvaluationRequest, children: OpenChildren | None = None) -> Evaluation:
     """Run the artifact over the split.
+
+    Args:
+        children: where the child stays open for the next one; None ends it.
 
     Raises:
         DataError, UsageError, ModelError: wrong data, keys or model; ChildError: the child did not deliver.
@@ -67,12 +107,19 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
         rows = Path(scratch) / "rows.npz"
-        with ChildProcess(f"evaluating {request.label} on {request.target}", limits, request.search) as child:
+        purpose = f"evaluating {request.label} on {request.target}"
+        runtime = request.runtime_paths[artifact.format]
+        place = (runtime, str(request.target), limits, request.search)
+        with (
+            ChildProcess(purpose, limits, request.search)
+            if children is None
+            else children.of(place, purpose, limits, request.search)
+        ) as child:
             try:
                 reply, _ = child.request(
                     "edgekd.evaluate.operations:evaluate_rows",
                     {
-                        "runtime": request.runtime_paths[artifact.format],
+                        "runtime": runtime,
                         "path": str(artifact.path.resolve()),
                         "device": request.target.device,
                         "provider": request.target.provider,
@@ -87,6 +134,7 @@ def evaluate(request: EvaluationRequest) -> Evaluation:
                         "cluster": request.task.cluster,
                         "batch": request.batch,
                         "rows": str(rows),
+                        "again": children is not None,
                     },
                 )
             except (DataError, UsageError) as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,48 @@ def batches(
         feeds.append(prepared)
     if examples:
         yield examples, feeds
+
+
+#: Prepared examples that a child keeps for the next evaluation, at most.
+KEPT_BYTES = 1 << 29
+
+Batches = Iterator[tuple[list[Example], list[Mapping[str, Array]]]]
+
+
+def kept_batches(
+    state: dict[str, Any], args: Mapping[str, Any], io: ModelIO, size: int
+) -> tuple[Task, Batches]:
+    """The task, and its :func:`batches`; both are remembered in ``state`` where ``args["again"]`` asks for that.
+
+    A task may know from preparing an example how to decode it, so that the two stay together.
+    """
+    known = state.setdefault("batches", {})
+    asked = [args[k] for k in ("task", "split", "role", "prepare", "output", "rename")]
+    key = json.dumps([*asked, [s.to_json() for s in (*io.inputs, *io.outputs)], size], sort_keys=True)
+    if key in known:
+        task, made = known[key]
+        return task, iter(made)
+    task = build_task(TaskSpec.from_json(args["task"]))
+    found = batches(task, args["split"], io, size)
+    return task, _keeping(known, key, task, found) if args.get("again") else found
+
+
+def _keeping(known: dict[str, Any], key: str, task: Task, found: Batches) -> Batches:
+    made: list[tuple[list[Example], list[Mapping[str, Array]]]] = []
+    room = KEPT_BYTES - sum(_weight(*batch) for _, kept in known.values() for batch in kept)
+    for batch in found:
+        room -= _weight(*batch)
+        if room >= 0:
+            made.append(batch)
+        else:
+            made.clear()
+        yield batch
+    if room >= 0:
+        known[key] = (task, made)
+
+
+def _weight(examples: Sequence[Example], feeds: Sequence[Mapping[str, Array]]) -> int:
+    return sum(a.nbytes for one in (*feeds, *(e.inputs for e in examples)) for a in one.values())
 
 
 def run_batch(
@@ -155,14 +198,14 @@ def evaluate_rows(state: dict[str, Any], args: dict[str, Any], arrays: list[Arra
         DataError: no examples, no labels, duplicated ids, feeds or outputs that do not fit, NaN.
     """
     session, load_ns = open_session(args)
-    task = build_task(TaskSpec.from_json(args["task"]))
     io = model_io(args, session)
     size, fixed = batch_size(session.inputs, args["batch"])
+    task, found = kept_batches(state, args, io, size)
     ids: list[str] = []
     labels: list[Any] = []
     predictions: list[Prediction] = []
     slices: dict[str, list[str]] = {}
-    for examples, feeds in batches(task, args["split"], io, size):
+    for examples, feeds in found:
         for example, outputs in zip(examples, run_batch(session, feeds, fixed), strict=True):
             if example.label is None:
                 raise DataError(f"example {example.id} has no label", "add an array `label`, one per example")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import numpy as np
 from edgekd.artifact import Artifact, load_artifact
 from edgekd.data.example import Array, Example
 from edgekd.errors import DataError, UsageError
-from edgekd.files import sha256_file
+from edgekd.files import digest_of, sha256_file, storage_error
 from edgekd.model import Model
 from edgekd.pipeline.real_feeds import given, keyed
 from edgekd.pipeline.routes import exporter_for, find_route, starts_with_onnx
 from edgekd.prepare import prepare_key
 from edgekd.quantize import QuantConfig
+from edgekd.quantize.spool import CalibrationSpool, spooled
 from edgekd.quantize.trained import load_trained
 from edgekd.spec import stack_feeds
 from edgekd.stages import StageStore, tool_versions
@@ -37,6 +38,8 @@ _TOOLS = (
     "transformers", "openvino", "nncf", "executorch", "torchao", "ai-edge-litert", "ai-edge-quantizer", "tensorrt",
     "pillow",
 )  # fmt: skip
+#: Packages that decide what FP8 files are, beside those; other stages do not depend on them.
+_FLOAT8_TOOLS = ("nvidia-modelopt", "onnx-graphsurgeon", "ml-dtypes")
 #: Options that every step is given.
 _OF_ALL = ("shapes", "feeds", "atol", "rtol")
 _ONNX = "onnx"
@@ -221,6 +224,37 @@ def _feeds(
     return calibration_feeds(task, artifact, config.examples, rename, config.seed)
 
 
+@dataclass
+class Spools:
+    """Calibration examples that several quantizations share: read and prepared once for each float file.
+
+    Attributes:
+        folder: where they lie.
+    """
+
+    folder: Path
+    _made: dict[str, CalibrationSpool] = field(default_factory=dict)
+
+    def of(
+        self, artifact: Artifact, config: QuantConfig, task: TaskSpec, rename: Mapping[str, str]
+    ) -> CalibrationSpool:
+        """The spool of an artifact and of what ``config`` asks to calibrate with.
+
+        Raises:
+            UsageError, DataError: as :func:`calibration_feeds` and :meth:`CalibrationSpool.fill`.
+        """
+        key = digest_of([artifact.digest, config.examples, config.seed]).removeprefix("sha256:")
+        if key not in self._made:
+            folder = self.folder / key
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as e:
+                raise storage_error(e, folder) from e
+            feeds = calibration_feeds(task, artifact, config.examples, rename, config.seed)
+            self._made[key] = spooled(feeds, folder, artifact.inputs, config.examples)
+        return self._made[key]
+
+
 def _has_data(task: TaskSpec) -> bool:
     return "calibration" in task.data or "train" in task.data
 
@@ -232,8 +266,12 @@ def quantize_artifact(
     store: StageStore,
     label: str,
     rename: Mapping[str, str] | None = None,
+    spools: Spools | None = None,
 ) -> Artifact:
     """Quantize an artifact in its own format, through the store.
+
+    Args:
+        spools: where calibration is kept for the next quantization of the same artifact and task.
 
     Raises:
         UsageError: a configuration or format that cannot be quantized; DataError: unusable calibration data.
@@ -244,7 +282,11 @@ def quantize_artifact(
     exporter = exporter_for(artifact.format)
 
     def build(out: Path, resume: Path) -> None:
-        feeds = _feeds(config, task, artifact, rename or {})
+        feeds: Iterable[Mapping[str, Array]]
+        if spools is not None and config.calibrated:
+            feeds = spools.of(artifact, config, task, rename or {})
+        else:
+            feeds = _feeds(config, task, artifact, rename or {})
         exporter.quantize(artifact, config, feeds, out).save()
 
     key = {**_source_key(artifact), **_key(exporter, {}), **_calibration_key(config, task, rename)}
@@ -327,8 +369,11 @@ def _quantize_model(
 
 
 def _calibration_key(config: QuantConfig, task: TaskSpec, rename: Mapping[str, str] | None) -> dict[str, Any]:
-    return {
+    key = {
         "config": config.to_json(),
         "data": task.split_digest(calibration_split(task)) if config.calibrated or _has_data(task) else None,
         "rename": dict(rename or {}),
     }
+    if config.dtype == "float8e4m3fn":
+        key["float8_tools"] = tool_versions(*_FLOAT8_TOOLS)
+    return key

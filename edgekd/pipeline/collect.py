@@ -16,7 +16,7 @@ from edgekd.artifact import Artifact
 from edgekd.board.measuring import measure_on_board
 from edgekd.data.example import Array
 from edgekd.errors import DataError, UsageError
-from edgekd.evaluate import EvaluationRequest, evaluate
+from edgekd.evaluate import EvaluationRequest, OpenChildren, evaluate
 from edgekd.evaluate.operations import named
 from edgekd.evidence import (
     Evaluation,
@@ -56,8 +56,10 @@ _RUNTIME_PACKAGES = (
 _TASK_PACKAGES = ("tokenizers", "scikit-learn", "seqeval")
 
 
-def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluation:
-    """Evaluate through the store."""
+def evaluate_artifact(
+    request: EvaluationRequest, store: StageStore, children: OpenChildren | None = None
+) -> Evaluation:
+    """Evaluate through the store; ``children`` as :func:`edgekd.evaluate.evaluate` has them."""
     board = board_of(request.target)
     if board is None:
         check_threads(request.threads)
@@ -81,7 +83,7 @@ def evaluate_artifact(request: EvaluationRequest, store: StageStore) -> Evaluati
     }
 
     def build(out: Path, resume: Path) -> None:
-        save_evaluation(evaluate(request), out / "evaluation.json")
+        save_evaluation(evaluate(request, children), out / "evaluation.json")
 
     result = store.run("evaluate", f"evaluate {request.label} ({request.split})", key, build)
     # The same rows may have been asked for under another name or split before.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgekd.artifact import Artifact
 from edgekd.deviation import Probe, ProbingRuntime
-from edgekd.errors import UsageError
+from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.files import write_bytes
 from edgekd.pipeline.real_feeds import RealFeeds
 from edgekd.pipeline.routes import exporter_for
@@ -66,7 +66,7 @@ def coverage_note(
     """One sentence for a report where calibration misses what the selection data holds; else empty.
 
     Empty as well where nothing can be said: the file was not calibrated here, its format hides its ranges, or the task
-    has no selection data.
+    has no selection data. Where the look itself fails the sentence says so: it is no reason to end a run.
     """
     exporter = exporter_for(quantized_artifact.format)
     if (
@@ -88,7 +88,10 @@ def coverage_note(
         "examples": EXAMPLES,
         "limits": str(LIMITS),
     }
-    kept = store.run("coverage", f"coverage of {label}", key, build).folder / _SENTENCE
+    try:
+        kept = store.run("coverage", f"coverage of {label}", key, build).folder / _SENTENCE
+    except (DataError, ModelError, UsageError) as e:
+        return f"{label}: whether its calibration covers the data was not looked at: {e.what}."
     sentence = kept.read_text(encoding="utf-8")
     return f"{label}: {sentence}." if sentence else ""
 

@@ -302,7 +302,9 @@ def student_references(
     format_name: str,
 ) -> dict[str, Reference]:
     """The student's own float32 and, where there are naive controls, the first of them, as gates may name them."""
-    base = next((a for _, a in students if a.dtype == "float32"), None)
+    base = next(
+        (a for _, a in students if a.dtype == "float32" and not a.lineage.get("quantized_from")), None
+    )
     base = base or float_artifact(made.student, format_name, recipe, store, "student", task)
     found = {"float32": Reference(label="student float32", artifact=base)}
     if made.naive:

@@ -70,8 +70,15 @@ def search_student(
         UsageError: targets of several devices, splits that share rows, a format that cannot be searched; DataError:
         data that does not fit; else as the stages say.
     """
+    with StoreOracle(_plan(request), store, progress) as oracle:
+        return _search(request, oracle, progress)
+
+
+def _search(
+    request: SearchRequest, oracle: StoreOracle, progress: Callable[[str], None]
+) -> tuple[Search, Artifact]:
     started = time.monotonic()
-    found, oracle = _find(request, store, progress)
+    found = _find(request, oracle)
     progress("the winner on the test split")
     winner = found.winner.mixture
     reference = found.trials[0].mixture
@@ -123,22 +130,19 @@ def find_student(
     Raises:
         As :func:`search_student`.
     """
-    found, oracle = _find(request, store, progress)
-    return found, oracle.artifact(found.winner.mixture)
+    with StoreOracle(_plan(request), store, progress) as oracle:
+        found = _find(request, oracle)
+        return found, oracle.artifact(found.winner.mixture)
 
 
-def _find(
-    request: SearchRequest, store: StageStore, progress: Callable[[str], None]
-) -> tuple[Outcome, StoreOracle]:
+def _find(request: SearchRequest, oracle: StoreOracle) -> Outcome:
     started = time.monotonic()
-    oracle = StoreOracle(_plan(request), store, progress)
-    found = find_mixture(
+    return find_mixture(
         oracle,
         floats=oracle.float_mixtures(),
         classes=oracle.classes(),
         expired=lambda: time.monotonic() - started > request.budget_s,
     )
-    return found, oracle
 
 
 def _plan(request: SearchRequest) -> Plan:

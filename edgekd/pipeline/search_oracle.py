@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,7 +15,7 @@ import numpy as np
 from edgekd.artifact import Artifact
 from edgekd.data.sources import pick_rows
 from edgekd.errors import ChildError, DataError, ModelError, TargetUnavailableError, UsageError
-from edgekd.evaluate import EvaluationRequest
+from edgekd.evaluate import EvaluationRequest, OpenChildren
 from edgekd.evidence import Evaluation, Measurement
 from edgekd.evidence.evaluation import take_rows
 from edgekd.evidence.measurement import BASELINE, CANDIDATE
@@ -23,7 +24,7 @@ from edgekd.gates.latency import ratio_of
 from edgekd.measure import Protocol as Race
 from edgekd.measure import Setting
 from edgekd.model import Model
-from edgekd.pipeline.artifacts import calibration_feeds, export_to, quantize_artifact
+from edgekd.pipeline.artifacts import Spools, calibration_feeds, export_to, quantize_artifact
 from edgekd.pipeline.collect import Comparison, Feeds, evaluate_artifact, measure_comparison
 from edgekd.pipeline.execution import PLAIN_BATCH
 from edgekd.pipeline.routes import exporter_for
@@ -48,7 +49,7 @@ _ALTERNATIVES = 2
 #: Calibration examples that layers are compared on.
 _LAYER_EXAMPLES = 32
 #: A glance at the times; the final race is :class:`edgekd.measure.Protocol`'s own, with this many restarts.
-_GLANCE = Race(min_restarts=2, max_restarts=2, rounds=8, warm_s=0.1)
+_GLANCE = Race(min_restarts=1, max_restarts=1, rounds=8, warm_s=0.1)
 _FINAL = Race(min_restarts=4, max_restarts=4)
 
 
@@ -85,7 +86,7 @@ class Plan:
 
 @dataclass
 class StoreOracle:
-    """See :class:`edgekd.quantize.search.Oracle`.
+    """See :class:`edgekd.quantize.search.Oracle`; a context that ends its children and lets go of its scratch files.
 
     Attributes:
         races: measurements asked for; measured: of the last one, for the evidence.
@@ -96,9 +97,24 @@ class StoreOracle:
     progress: Callable[[str], None] = lambda text: None
     races: int = 0
     measured: dict[str, Any] = field(default_factory=dict)
+    _folder: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="edgekd-search-")
+    )
+    _spools: Spools = field(init=False)
+    _children: OpenChildren = field(default_factory=OpenChildren)
     _floats: dict[str, Artifact] = field(default_factory=dict)
     _made: dict[Mixture, Artifact] = field(default_factory=dict)
     _evaluations: dict[tuple[Mixture, str], Evaluation] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._spools = Spools(folder=Path(self._folder.name))
+
+    def __enter__(self) -> StoreOracle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._children.close()
+        self._folder.cleanup()
 
     def float_artifact(self, target: str) -> Artifact:
         """The student in the format of a target, in float32.
@@ -177,7 +193,7 @@ class StoreOracle:
             if mixture.config is not None:
                 label = f"quantize {replace(mixture, settings=()).label}"
                 made = quantize_artifact(
-                    made, mixture.config, self.plan.task, self.store, label, self.plan.rename
+                    made, mixture.config, self.plan.task, self.store, label, self.plan.rename, self._spools
                 )
             self._made[mixture] = replace(made, settings={**made.settings, **dict(mixture.settings)})
         return self._made[mixture]
@@ -222,7 +238,7 @@ class StoreOracle:
             threads=plan.threads,
             search=plan.search,
         )
-        return evaluate_artifact(request, self.store)
+        return evaluate_artifact(request, self.store, self._children)
 
     def judge(self, mixture: Mixture) -> Trial:
         """See :class:`edgekd.quantize.search.Oracle`; what cannot be made or run is a trial of decision ``error``.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.artifact import Artifact
-from edgekd.errors import UsageError
+from edgekd.errors import ModelError, UsageError
 from edgekd.model import Model
 from edgekd.pipeline.artifacts import export_to, quantize_to
 from edgekd.pipeline.real_feeds import real_feeds
@@ -15,6 +15,7 @@ from edgekd.pipeline.search import SearchRequest, find_student
 from edgekd.pipeline.sizes import export_options, measured_sizes
 from edgekd.pipeline.targets import ResolvedTarget
 from edgekd.pipeline.training import Made
+from edgekd.quantize.config import usual_for
 from edgekd.quantize.precision import FLOATS, Precision
 from edgekd.recipe import Recipe, shapes_of
 from edgekd.stages import StageStore
@@ -62,7 +63,7 @@ def make_candidates(
 ) -> list[tuple[str, Artifact]]:
     """Precision x format of the student, as (label, artifact).
 
-    A format that does not write a precision is left without it, and ``notes`` says so.
+    A format that does not write a precision, or cannot write this model in it, is left without it, and ``notes`` says so.
 
     Args:
         formats: of those that the recipe names; empty for all of them.
@@ -70,13 +71,14 @@ def make_candidates(
         target: where a search measures; None leaves searches out.
 
     Raises:
-        UsageError: a format that writes none of the precisions.
+        UsageError: a format that writes none of the precisions; ModelError: none of them of this model, or not even one
+        that is no quantization.
     """
     found: list[tuple[str, Artifact]] = []
     for format_name in formats or recipe.export:
         name = "student" if len(recipe.export) == 1 else f"student {format_name}"
         own: list[tuple[str, Artifact]] = []
-        why: UsageError | None = None
+        why: UsageError | ModelError | None = None
         for precision in recipe.precisions:
             label = f"{name} {precision.name}"
             try:
@@ -90,7 +92,9 @@ def make_candidates(
                     said.append(f"{label}: {sentence}")
                     if winner.digest not in {a.digest for _, a in own}:
                         own.append((label, winner))
-            except UsageError as e:
+            except (UsageError, ModelError) as e:
+                if isinstance(e, ModelError) and precision.cast:
+                    raise
                 why = why or e
                 if notes is not None:
                     notes.append(f"There is no {name} in {precision.name}: {e.what}.")
@@ -133,7 +137,8 @@ def _make(
         cast = {**options, "dtype": precision.cast}
         return export_to(made.student, format_name, cast, store, f"export {name} {precision.cast}")
     label = f"quantize {name} {precision.name}"
-    return quantize_to(made.student, format_name, precision.config, task, options, store, label)
+    config = usual_for(precision.config, format_name) if precision.usual else precision.config
+    return quantize_to(made.student, format_name, config, task, options, store, label)
 
 
 def _search(
@@ -161,4 +166,7 @@ def _search(
         base=Path(task.base),
     )
     found, winner = find_student(request, store)
-    return f"{found.winner.mixture.label} of {found.evaluations} evaluated mixtures on {target.target}.", winner
+    return (
+        f"{found.winner.mixture.label} of {found.evaluations} evaluated mixtures on {target.target}.",
+        winner,
+    )

@@ -143,3 +143,15 @@ def config_of(word: str, mode: str = "") -> QuantConfig:
     raise UsageError(
         f"mode '{mode}' of {found.dtype} is not known", f"choose {' or '.join(MODES[found.dtype])}"
     )
+
+
+#: Formats whose weights alone are quantized per channel only, where others take blocks (docs/quantization.md).
+_CHANNEL_WEIGHTS = ("openvino", "litert")
+
+
+def usual_for(config: QuantConfig, format_name: str) -> QuantConfig:
+    """A configuration whose granularity nobody asked for, with the one that the format writes."""
+    weights = (config.dtype, config.mode) == ("int8", "weight-only")
+    if weights and config.granularity == "block" and format_name in _CHANNEL_WEIGHTS:
+        return replace(config, granularity="channel")
+    return config

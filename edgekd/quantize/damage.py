@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import DataError, ModelError
+from edgekd.spec import TensorSpec
 from edgekd.statistics.binomial import CONFIDENCE, binomial_cdf
 
 #: What to try where a quantized model is broken.
@@ -25,23 +26,29 @@ class Bounds:
 
     Attributes:
         min_sqnr_db: least SQNR of any floating-point output over the examples, in dB.
-        min_agreement: least share of examples whose greatest class is the same, for floating-point outputs of shape
-            (batch, classes), and of equal values, for outputs that are integers, booleans or texts. Refused is what
-            falls below it beyond chance (binomial, confidence 0.99): 0 of 3 examples are still no proof, 0 of 7 are.
-        decided_db: the agreement of floating-point outputs is asked for only where their SQNR, each row less its mean,
-            is below this many dB. Above it noise is a tenth of the differences within a row, and where the greatest
-            then changes it was a near tie, as rows of a regression or an embedding hold many.
+        min_agreement: least share of rows (the last axis) whose greatest class is the same, for floating-point outputs,
+            and of equal values, for outputs that are integers, booleans or texts. Refused is what falls below it
+            beyond chance (binomial, confidence 0.99): 0 of 3 examples are still no proof, 0 of 7 are. Integers of many
+            values are quantities: they may differ everywhere while their SQNR is at least ``min_sqnr_db``.
+        decided_db: the agreement of floating-point outputs of shape (batch, classes) is asked for only where their SQNR,
+            each row less its mean, is below this many dB. Above it noise is a tenth of the differences within a row,
+            and where the greatest then changes it was a near tie, as rows of a regression or an embedding hold many.
+            With more axes the last one need not hold classes: there it is asked below ``min_sqnr_db``.
+        min_values: the SQNR is asked for from so many values upwards; of fewer, one near 0 decides it.
     """
 
     min_sqnr_db: float = 3.0
     min_agreement: float = 0.5
     decided_db: float = 20.0
+    min_values: int = 8
 
 
 #: What is asked of every artifact.
 BOUNDS = Bounds()
 #: Where damage is recorded and refused by somebody else; what is not finite or 0 everywhere is refused all the same.
 ANYTHING = Bounds(min_sqnr_db=-math.inf, min_agreement=0.0)
+#: An integer output of more different values than this holds quantities (pixels, counts), not classes.
+_CLASSES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +57,23 @@ class Damage:
 
     Attributes:
         sqnr_db: output name -> 10 log10(sum a^2 / sum (a - b)^2), rounded to 0.01; None where every value is equal, and
-            for outputs that are no floats.
-        agreement: output name -> share of examples with the same greatest class, of floats that are (batch, classes);
-            share of equal values, of integers, booleans and texts.
+            for outputs that are neither floats nor quantities. Of quantities a is less its mean.
+        agreement: output name -> share of rows (the last axis) with the same greatest class, of floats; share of equal
+            values, of integers, booleans and texts.
         examples: how many were compared.
+        resized: output name -> batches in which its size, which depends on the data, was another: nothing else of them
+            was compared. Only outputs that had any.
     """
 
     sqnr_db: Mapping[str, float | None]
     agreement: Mapping[str, float]
     examples: int
+    resized: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"sqnr_db": dict(self.sqnr_db), "agreement": dict(self.agreement), "examples": self.examples}
+        return {
+            "sqnr_db": dict(self.sqnr_db), "agreement": dict(self.agreement), "examples": self.examples, **self._resized()
+        }  # fmt: skip
 
     def to_lineage(self) -> dict[str, Any]:
         """As an artifact's lineage holds it."""
@@ -69,7 +81,21 @@ class Damage:
             "sqnr_db": dict(self.sqnr_db),
             "agreement": dict(self.agreement),
             "checked_examples": self.examples,
+            **self._resized(),
         }
+
+    def _resized(self) -> dict[str, Any]:
+        return {"resized_batches": dict(self.resized)} if self.resized else {}
+
+
+def data_sized(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
+    """Output name -> axes whose size depends on the data (NonZero, NonMaxSuppression): symbolic, and no size of an input."""
+    known = {d for spec in inputs for d in spec.shape}
+    axes = {
+        s.name: tuple(i for i, d in enumerate(s.shape) if isinstance(d, str) and d not in known)
+        for s in outputs
+    }
+    return {name: found for name, found in axes.items() if found}
 
 
 def compare_answers(
@@ -105,6 +131,8 @@ class Answers:
     """
 
     examples: int = 0
+    #: Of :func:`data_sized`.
+    free: Mapping[str, Collection[int]] = field(default_factory=dict)
     _sums: dict[str, _Sums] = field(default_factory=dict)
 
     def add(self, before: Mapping[str, Array], after: Mapping[str, Array], *, fix: str = FIX) -> None:
@@ -116,11 +144,15 @@ class Answers:
         rows = 1
         for name, a in before.items():
             b = after.get(name)
+            sums = self._sums.setdefault(name, _Sums())
+            if b is not None and b.shape != a.shape and _alike(a.shape, b.shape, self.free.get(name, ())):
+                sums.resized += 1
+                continue
             if b is None or b.shape != a.shape:
                 found = "is missing" if b is None else f"has shape {b.shape}"
                 raise ModelError(f"output '{name}' {found}, its float source has {a.shape}", fix)
-            self._sums.setdefault(name, _Sums()).add(name, a, b, fix)
-            rows = max(rows, len(a) if a.ndim else 1)
+            sums.add(name, a, b, fix)
+            rows = max(rows, len(a) if a.ndim and 0 not in self.free.get(name, ()) else 1)
         self.examples += rows
 
     def damage(self, bounds: Bounds = BOUNDS, *, fix: str = FIX) -> Damage:
@@ -137,7 +169,15 @@ class Answers:
             sqnr_db={n: s.sqnr_db for n, s in self._sums.items()},
             agreement={n: s.same / s.asked for n, s in self._sums.items() if s.asked},
             examples=self.examples,
+            resized={n: s.resized for n, s in self._sums.items() if s.resized},
         )
+
+
+def _alike(one: Sequence[int], other: Sequence[int], free: Collection[int]) -> bool:
+    """Whether two shapes differ along ``free`` axes only."""
+    return len(one) == len(other) and all(
+        a == b or i in free for i, (a, b) in enumerate(zip(one, other, strict=True))
+    )
 
 
 @dataclass
@@ -146,13 +186,19 @@ class _Sums:
 
     values: int = 0
     finite: int = 0
+    resized: int = 0
     noise: float = 0.0
-    signal: float = 0.0
+    power: float = 0.0
+    total: float = 0.0
     row_noise: float = 0.0
     row_signal: float = 0.0
     same: int = 0
     asked: int = 0
     floating: bool = True
+    #: Whether every row is one example's classes, rather than whatever lies along the last of more axes.
+    classes: bool = True
+    #: Different integers seen, no more than tell classes from quantities.
+    seen: set[int] = field(default_factory=set)
 
     def add(self, name: str, before: Array, after: Array, fix: str) -> None:
         self.values += before.size
@@ -161,6 +207,9 @@ class _Sums:
             self.finite += before.size
             self.same += int(np.count_nonzero(before == after))
             self.asked += before.size
+            if before.dtype.kind in "iu" and before.size:
+                self.seen.update(np.unique(before)[: _CLASSES + 1].tolist())
+                self._sum(before.astype(np.float64), after.astype(np.float64))
             return
         # Infinity has a place in answers, in masks for example; there its twin has to say the same.
         a, b = before.astype(np.float64), after.astype(np.float64)
@@ -174,18 +223,37 @@ class _Sums:
                 f"output '{name}' has other values where its float source holds NaN or infinity", fix
             )
         self.finite += int(np.count_nonzero(finite))
-        difference = np.where(finite, b, 0.0) - np.where(finite, a, 0.0)
-        self.noise += float(np.sum(difference**2))
-        self.signal += float(np.sum(a[finite] ** 2))
-        if a.ndim == 2 and a.shape[1] > 1 and finite.all():
-            centred = a - a.mean(1, keepdims=True)
-            self.row_signal += float(np.sum(centred**2))
-            self.row_noise += float(np.sum((b - b.mean(1, keepdims=True) - centred) ** 2))
-            self.same += int(np.count_nonzero(a.argmax(1) == b.argmax(1)))
-            self.asked += len(a)
+        self._sum(a[finite], b[finite])
+        if a.ndim >= 2 and a.shape[-1] > 1:
+            whole = finite.reshape(-1, a.shape[-1]).all(1)
+            self._rows(a.reshape(-1, a.shape[-1])[whole], b.reshape(-1, a.shape[-1])[whole])
+            self.classes = self.classes and a.ndim == 2
+
+    def _sum(self, a: Array, b: Array) -> None:
+        self.noise += float(np.sum((a - b) ** 2))
+        self.power += float(np.sum(a**2))
+        self.total += float(np.sum(a))
+
+    def _rows(self, a: Array, b: Array) -> None:
+        centred = a - a.mean(1, keepdims=True)
+        self.row_signal += float(np.sum(centred**2))
+        self.row_noise += float(np.sum((b - b.mean(1, keepdims=True) - centred) ** 2))
+        self.same += int(np.count_nonzero(a.argmax(1) == b.argmax(1)))
+        self.asked += len(a)
+
+    @property
+    def quantities(self) -> bool:
+        return len(self.seen) > _CLASSES
+
+    @property
+    def signal(self) -> float:
+        # Numbers of tokens or rows, drawn anew, would keep 3 dB of their mean.
+        return self.power - self.total**2 / self.finite if self.quantities else self.power
 
     @property
     def sqnr_db(self) -> float | None:
+        if not (self.floating or self.quantities):
+            return None
         return _decibels(self.signal, self.noise) if self.signal and self.noise else None
 
     def check(self, name: str, bounds: Bounds, fix: str) -> None:
@@ -194,21 +262,24 @@ class _Sums:
                 f"output '{name}' of the float source has no finite value on any real example",
                 "repair the float model",
             )
-        if self.noise > 0 and self.signal == 0:
+        enough = self.finite >= bounds.min_values
+        if self.floating and enough and self.noise > 0 and self.signal == 0:
             raise ModelError(
                 f"output '{name}' is 0 everywhere in its float source, and not here: it is broken", fix
             )
         where = f"on {self.values} values of real examples"
-        if self.sqnr_db is not None and self.sqnr_db < bounds.min_sqnr_db:
+        low = enough and self.sqnr_db is not None and self.sqnr_db < bounds.min_sqnr_db
+        if self.floating and low:
             raise ModelError(
                 f"output '{name}' has {self.sqnr_db:.1f} dB of signal to noise against its float source {where} (at "
                 f"least {bounds.min_sqnr_db:g} are asked): it is broken, not only less accurate",
                 fix,
             )
-        if self._disagrees(bounds):
+        if self._disagrees(bounds) and (low or not self.quantities):
             what = "the greatest class" if self.floating else "the value"
+            unit = "real examples" if self.classes else "rows of real examples"
             raise ModelError(
-                f"output '{name}' has {what} of its float source for {self.same} of {self.asked} real examples (at least "
+                f"output '{name}' has {what} of its float source for {self.same} of {self.asked} {unit} (at least "
                 f"{bounds.min_agreement:.0%} are asked): it is broken, not only less accurate",
                 fix,
             )
@@ -218,8 +289,9 @@ class _Sums:
             return False
         if self.floating and self.row_noise == 0:
             return False
+        decided_db = bounds.decided_db if self.classes else min(bounds.decided_db, bounds.min_sqnr_db)
         decided = self.floating and self.row_signal > 0
-        if decided and _decibels(self.row_signal, self.row_noise) >= bounds.decided_db:
+        if decided and _decibels(self.row_signal, self.row_noise) >= decided_db:
             return False
         chance = binomial_cdf(self.same, self.asked, min(bounds.min_agreement, 1 - 1e-9))
         return chance <= 1 - CONFIDENCE

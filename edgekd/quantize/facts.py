@@ -14,7 +14,7 @@ class WeightOnly:
     """A product of float activations with packed weights (onnxruntime, ContribOperators.md, MatMulNBits).
 
     Attributes:
-        bits: of one weight; accuracy_level: 0 where the file leaves it to the runtime.
+        bits: of one weight; accuracy_level: 0 where the file leaves it to the runtime; 0 and 1 compute in float32.
     """
 
     name: str

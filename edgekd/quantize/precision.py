@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgekd.errors import UsageError
-from edgekd.quantize.config import ALIASES, WORDS, QuantConfig, config_of
+from edgekd.quantize.config import ALIASES, MODES, WORDS, QuantConfig, config_of
 
 #: Floating-point types; all but the first are casts, which take no calibration.
 FLOATS = ("float32", "float16", "bfloat16")
@@ -21,12 +21,14 @@ class Precision:
         name: what reports call it.
         cast: the float type, where it is one; else empty.
         config: how to quantize; None for a float type.
+        usual: whether the granularity is the usual one, and not asked for.
         search: what a search is given: ``max_drop``, ``budget_minutes``; None where the precision is said.
     """
 
     name: str
     cast: str = ""
     config: QuantConfig | None = None
+    usual: bool = True
     search: Mapping[str, float] | None = None
 
 
@@ -37,7 +39,7 @@ def precision_of(entry: str | Mapping[str, Any]) -> Precision:
     'int8 entropy'
 
     Raises:
-        UsageError: a word or a value that is not known.
+        UsageError: a word or a value that is not known, or a field that means nothing for this precision.
     """
     if isinstance(entry, str):
         if entry in FLOATS:
@@ -51,23 +53,37 @@ def precision_of(entry: str | Mapping[str, Any]) -> Precision:
     if "search" in fields:
         return Precision(name=name or "searched", search=dict(fields["search"]))
     base = _base(str(fields.get("dtype", "int8")), fields.get("mode"))
-    config = replace(base, **{**fields, **_names(fields)})
+    config = replace(base, **{**fields, **_names(fields, base)})
     config.check()
-    return Precision(name=name or _describe(config, base, fields), config=config)
+    _refuse_idle(config, fields)
+    usual = not {"granularity", "block_size"} & set(fields)
+    return Precision(name=name or _describe(config, base, fields), config=config, usual=usual)
 
 
 def _base(dtype: str, mode: object) -> QuantConfig:
     usual = config_of(dtype)
     if mode is None or mode == usual.mode:
         return usual
+    if dtype not in MODES and ALIASES.get(dtype) not in MODES:
+        raise UsageError(f"precision '{dtype}' is {usual.mode}, asked for {mode}", f"say {usual.dtype}")
     same = [c for c in WORDS.values() if c.dtype == usual.dtype and c.mode == mode]
     return same[0] if same else replace(usual, mode=str(mode))
 
 
-def _names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = (
-        {"dtype": ALIASES.get(str(fields["dtype"]), fields["dtype"])} if "dtype" in fields else {}
-    )
+def _refuse_idle(config: QuantConfig, fields: Mapping[str, Any]) -> None:
+    """Refuse what was asked for and decides nothing: the configuration leaves it out."""
+    meant = config.to_json()
+    for key in fields:
+        if key not in meant and key != "keep_float":  # an empty list of nodes is as none
+            raise UsageError(
+                f"{key} '{fields[key]}' means nothing for {config.dtype} {config.mode} per {config.granularity}",
+                f"leave {key} out",
+            )
+
+
+def _names(fields: Mapping[str, Any], base: QuantConfig) -> dict[str, Any]:
+    # A word like int8-dynamic names a mode too.
+    found: dict[str, Any] = {"dtype": base.dtype}
     if "keep_float" in fields:
         found["keep_float"] = tuple(sorted(fields["keep_float"]))
     return found

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
 from edgekd.quantize.config import QuantConfig
-from edgekd.quantize.damage import BOUNDS, FIX, Answers, Bounds, Damage
+from edgekd.quantize.damage import BOUNDS, FIX, Answers, Bounds, Damage, data_sized
 from edgekd.quantize.spool import CalibrationSpool
+from edgekd.spec import TensorSpec
 from edgekd.stages import tool_versions
 
 #: Real examples that source and result are compared on, at most: enough for the binomial bound, seconds of work.
@@ -18,6 +19,9 @@ CHECKED_EXAMPLES = 64
 
 class Answering(Protocol):
     """A session, as far as answers are compared."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]: ...
 
@@ -50,7 +54,7 @@ def check_against(
     try:
         after = open_after()
         try:
-            seen = Answers()
+            seen = Answers(free=data_sized(before.inputs, before.outputs))
             for feeds in batches:
                 if seen.examples >= examples:
                     break
@@ -92,6 +96,7 @@ def quantization_lineage(
             "digest": spool.digest,
             "constant_inputs": spool.constant,
         },
+        "checked_on": spool.source,
         "quantized_nodes": nodes,
         **damage.to_lineage(),
         "tools": {**source.lineage.get("tools", {}), **tool_versions(*tools)},

@@ -28,7 +28,7 @@ SAME_SPEED = 0.01
 #: A glance is that sure of the order: what takes so many times the fastest's time is not the winner.
 _BEHIND = 1.25
 #: A kept layer with a smaller share of the model's multiply-accumulates is not tried without: nothing is won by it.
-_WEIGHTLESS = 0.02
+_WEIGHTLESS = 0.04
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +213,11 @@ def find_mixture(
     holding = [t.mixture for t in run.trials.values() if t.holds]
     if failing and not run.out_of_time:
         run.race([*holding, *(m for m in failing if m not in holding)], final=False)
+        mended: dict[Mixture, tuple[str, ...]] = {}
         for mixture in _worth_mending(run, failing):
-            _mend(run, mixture)
+            if not _beaten(run, mixture, mended):
+                kept = _mend(run, mixture, list(mended.values()))
+                mended |= {} if kept is None else {mixture: kept}
     finalists = _finalists(run, floats[0])
     run.race(finalists, final=True)
     return Outcome(
@@ -250,11 +253,35 @@ def _worth_mending(run: _Search, failing: Sequence[Mixture]) -> list[Mixture]:
     return [m for ratio, m in sorted(timed, key=lambda pair: pair[0]) if ratio < limit]
 
 
-def _mend(run: _Search, mixture: Mixture) -> None:
-    """Keep as few layers of a whole-model mixture in float as make it hold."""
+def _beaten(run: _Search, mixture: Mixture, mended: Mapping[Mixture, tuple[str, ...]]) -> bool:
+    """Whether a mixture, faster as it is than it can become, is far behind what a mended one must take.
+
+    That one's time is taken to lie between its own and float's by the kept share of its multiply-accumulates.
+    """
+    own = run.trials[mixture].latency
+    for other, kept in mended.items():
+        taken = run.trials[other].latency
+        macs = {x.name: x.macs or 0 for x in run.layers[other.label]}
+        total = sum(macs.values())
+        if own is not None and taken is not None and total > 0:
+            share = sum(macs.get(n, 0) for n in kept) / total
+            if own.ratio > _BEHIND * (taken.ratio + share * max(1 - taken.ratio, 0.0)):
+                return True
+    return False
+
+
+def _mend(run: _Search, mixture: Mixture, others: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Keep as few layers of a whole-model mixture in float as make it hold; None where none do.
+
+    Args:
+        others: what made others hold; where it makes this one hold as well, nothing else is tried.
+    """
     layers = sorted(run.oracle.layers(mixture), key=_level)
     run.layers[mixture.label] = tuple(layers)
     macs = {layer.name: layer.macs for layer in layers}
+    for known in others:
+        if set(known) <= set(macs) and (trial := run.judge(mixture.keeping(known))) and trial.assured:
+            return known
     kept = _bisect(run, mixture, layers, len(layers))
     if kept is not None and all(macs[x.name] for x in layers):
         weight = {name: float(count or 0) for name, count in macs.items()}
@@ -265,8 +292,7 @@ def _mend(run: _Search, mixture: Mixture) -> None:
         while fits < len(layers) and sum(weight[n] for n in _together(by_weight[: fits + 1])) < found:
             fits += 1
         kept = _bisect(run, mixture, by_weight, fits + 1) or kept
-    if kept is not None:
-        _refine(run, mixture, kept, macs)
+    return None if kept is None else _refine(run, mixture, kept, macs)
 
 
 def _together(layers: Sequence[LayerError]) -> tuple[str, ...]:

@@ -181,17 +181,17 @@ def _twin_precision(case: _Case) -> list[Reason]:
 
 
 def _accuracy_level(case: _Case) -> list[Reason]:
-    asked = [n for n in case.seen.facts.weight_only if n.accuracy_level == 0]
+    asked = [n for n in case.seen.facts.weight_only if n.accuracy_level < 2]
     if not asked or not any(op.place == _ORT_CPU for op in (*case.seen.weight_only, *case.seen.ops)):
         return []
-    bits = "/".join(str(b) for b in sorted({n.bits for n in asked}))
-    names = {n.name for n in asked}
+    level, names = asked[0].accuracy_level, {n.name for n in asked}
     ops = [op for op in case.seen.weight_only if op.name in names] or case.seen.weight_only
     return [
         Reason(
-            kind="accuracy_level_missing",
-            sentence=f"{len(asked)} of {len(case.seen.facts.weight_only)} weight-only products ({bits}-bit) have no "
-            f"accuracy_level: they unpack to float32{_share_said(case, ops)}; e.g. {asked[0].name}",
+            kind="accuracy_level_float32" if level else "accuracy_level_missing",
+            sentence=f"{len(asked)} of {len(case.seen.facts.weight_only)} weight-only products "
+            f"({'/'.join(str(b) for b in sorted({n.bits for n in asked}))}-bit) have {'accuracy_level 1' if level else 'no accuracy_level'}: "
+            f"they unpack to float32{_share_said(case, ops)}; e.g. {asked[0].name}",
             nodes=slowest(ops) or tuple(n.name for n in asked),
             time_share=case.seen.share(ops),
             fix="quantize again with accuracy_level 4, which multiplies in int8",
@@ -201,7 +201,7 @@ def _accuracy_level(case: _Case) -> list[Reason]:
 
 def _weights_only(case: _Case) -> list[Reason]:
     nodes = case.seen.facts.weight_only
-    if not nodes or any(n.accuracy_level == 0 for n in nodes):
+    if not nodes or any(n.accuracy_level < 2 for n in nodes):
         return []
     share = case.seen.share(case.seen.weight_only)
     return [

@@ -51,7 +51,7 @@ class TrainedRanges:
             name: of the model, for messages.
 
         Raises:
-            UsageError: another granularity or variant than the network was trained for.
+            UsageError: another granularity or variant than the network was trained for, or a calibration method.
         """
         if (config.dtype, config.mode) != ("int8", "static"):
             return config
@@ -62,6 +62,12 @@ class TrainedRanges:
                     f"{name} was trained with fake quantization for {what} '{trained}', asked for '{asked}'",
                     f"ask for {trained}, or train with distill.fake_quant.{what}: {asked}",
                 )
+        if config.calibration != "minmax":
+            raise UsageError(
+                f"{name} was trained with fake quantization, its ranges come from training, asked for calibration "
+                f"'{config.calibration}'",
+                "leave --method out (in a recipe, calibration)",
+            )
         return replace(config, ranges=tuple((n, *ends) for n, ends in sorted(self.ranges.items())))
 
 

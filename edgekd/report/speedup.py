@@ -32,6 +32,7 @@ KINDS: Mapping[str, str] = {
     "no_int8_instructions": "no int8 instructions",
     "twin_precision": "the twin runs in 16 bits",
     "accuracy_level_missing": "no accuracy_level",
+    "accuracy_level_float32": "accuracy_level asks for float32",
     "weights_not_the_bottleneck": "weights are not the bottleneck",
     "dynamic_ranges": "ranges measured in every call",
     "qdq_not_fused": "Q/DQ not fused",

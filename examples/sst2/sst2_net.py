@@ -23,7 +23,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         y = self.before_attention(x)
         q, k, v = (
-            part(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
+            part(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
         )
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias
         made = (torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2)

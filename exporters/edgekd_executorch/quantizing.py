@@ -22,8 +22,8 @@ from edgekd.lazy import require
 from edgekd.model import MODEL_FILE, Model
 from edgekd.quantize.config import QuantConfig
 from edgekd.quantize.damage import Damage
-from edgekd.quantize.record import check_against, quantization_lineage
-from edgekd.quantize.spool import CalibrationSpool
+from edgekd.quantize.record import CHECKED_EXAMPLES, check_against, quantization_lineage
+from edgekd.quantize.spool import CalibrationSpool, spooled
 from edgekd.quantize.support import Support, check_kept
 from edgekd.target import SessionOptions
 from edgekd_executorch.exporter import artifact, pool_threads, remove, write_program
@@ -67,8 +67,8 @@ def quantize_module(
     except OSError as e:
         raise storage_error(e, out) from e
     with work as name:
-        spool = CalibrationSpool(folder=Path(name), inputs=model.inputs)
-        spool.fill(feeds, config.examples)
+        draw = 0 if config.calibrated else CHECKED_EXAMPLES
+        spool = spooled(feeds, Path(name), model.inputs, config.examples, draw=draw, shapes=sizes.usual)
         wrapped = wrap(module, model.outputs, model.name, "float32")
         traced = export_program(wrapped, model.name, sizes, starred=True).module()
         quantized, nodes = _quantize(traced, model, config, observer, _chunks(spool, sizes))

@@ -18,8 +18,8 @@ from edgekd.files import storage_error, write_bytes
 from edgekd.lazy import require
 from edgekd.quantize.config import QuantConfig
 from edgekd.quantize.damage import Damage
-from edgekd.quantize.record import check_against, quantization_lineage
-from edgekd.quantize.spool import CalibrationSpool
+from edgekd.quantize.record import CHECKED_EXAMPLES, check_against, quantization_lineage
+from edgekd.quantize.spool import CalibrationSpool, spooled
 from edgekd.quantize.support import Support
 from edgekd.spec import TensorSpec
 from edgekd_litert.boundary import ENTRY
@@ -60,12 +60,12 @@ def quantize_artifact(
     except OSError as e:
         raise storage_error(e, out) from e
     with work as name:
-        spool = CalibrationSpool(folder=Path(name), inputs=artifact.inputs)
-        spool.fill(feeds, config.examples)
+        draw = 0 if config.calibrated else CHECKED_EXAMPLES
+        spool = spooled(feeds, Path(name), artifact.inputs, config.examples, draw=draw)
         args = {
             "source": str(artifact.path.resolve()),
             "out": str((out / ENTRY).resolve()),
-            "spool": name,
+            "spool": str(spool.folder.resolve()),
             "batches": spool.batches,
             "inputs": [s.to_json() for s in artifact.inputs],
             "mode": config.mode,

@@ -1,8 +1,8 @@
-"""Activation ranges that ONNX Runtime's calibrators do not offer: those of least squared error."""
+"""Activation ranges that ``quantize_static`` does not find by itself: of least squared error, and beside masks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.lazy import require
 from edgekd.quantize.spool import CalibrationSpool
+from edgekd_onnx.masks import Masks, is_great
 
 #: Shares of a tensor's greatest magnitude that are tried as the clipping threshold.
 _STEPS = 100
@@ -74,25 +75,92 @@ def least_error_range(
 
 
 def write_ranges(
-    model: Path, spool: CalibrationSpool, out: Path, *, operators: Sequence[str], symmetric: bool, large: bool
+    model: Path,
+    spool: CalibrationSpool,
+    out: Path,
+    *,
+    method: str,
+    operators: Sequence[str],
+    symmetric: bool,
+    large: bool,
+    masks: Masks,
 ) -> None:
-    """Write ranges of least squared error as a calibration cache for ``quantize_static``.
+    """Write ranges as a calibration cache for ``quantize_static``, without those of masks.
 
-    ONNX Runtime's percentile calibrator collects the histograms (2,048 bins over (-max, max) of the first batch, more
-    of the same width where later ones go beyond).
+    All but ``mse`` are what ``quantize_static`` itself would find. For ``mse`` ONNX Runtime's percentile calibrator
+    collects the histograms (2,048 bins over (-max, max) of the first batch, more of the same width where later ones go
+    beyond).
+
+    Args:
+        method: minmax, entropy, percentile or mse.
     """
     calibrate = require("onnxruntime.quantization.calibrate", extra="ort", purpose="calibrating")
-    method = calibrate.CalibrationMethod
-    calibrator = calibrate.create_calibrator(
+    kinds = {"minmax": "MinMaxCalibrater", "entropy": "EntropyCalibrater"}
+    calibrator = getattr(calibrate, kinds.get(method, "PercentileCalibrater"))(
         model, list(operators), augmented_model_path=str(out.with_name("augmented.onnx")),
-        calibrate_method=method.Percentile, use_external_data_format=large, extra_options={"symmetric": False},
+        use_external_data_format=large, symmetric=symmetric and method in ("entropy", "percentile"),
     )  # fmt: skip
+    select = calibrator.select_tensors_to_calibrate
+
+    def selected(proto: Any) -> Any:
+        tensors, infos = select(proto)
+        return {t for t in tensors if t not in masks.tensors}, infos
+
+    calibrator.select_tensors_to_calibrate = selected
+    great: set[str] = set()
+    if method != "minmax":
+        _leave_out(calibrator, masks.doubtful, great)
+    calibrator.augment_graph()
+    calibrator.create_inference_session()
     reader = SpoolReader(spool)
-    for batch in range(len(reader)):
-        reader.set_range(batch, batch + 1)
+    if method == "minmax":
         calibrator.collect_data(reader)
+    else:
+        for batch in range(len(reader)):
+            reader.set_range(batch, batch + 1)
+            calibrator.collect_data(reader)
+    for name in great:
+        calibrator.collector.histogram_dict.pop(name, None)
+    if method == "mse":
+        found = _least_error_ranges(calibrator.collector.get_histogram_dict(), symmetric=symmetric)
+        made = calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, found)
+    else:
+        made = calibrator.compute_data()
+    for name in masks.doubtful & set(made.keys()):
+        if is_great(*(float(np.ravel(v)[0]) for v in made[name].range_value)):
+            del made.data[name]
+    calibrate.save_tensors_data(made, out)
+
+
+def _leave_out(calibrator: Any, doubtful: Container[str], great: set[str]) -> None:
+    """Keep values of masks out of histograms, which have no bins for them, and note the tensors in ``great``."""
+    calibrate = require("onnxruntime.quantization.calibrate", extra="ort", purpose="calibrating")
+    calibrator.collector = calibrate.HistogramCollector(
+        method=calibrator.method, symmetric=calibrator.symmetric, num_bins=calibrator.num_bins,
+        num_quantized_bins=calibrator.num_quantized_bins, percentile=calibrator.percentile, scenario=calibrator.scenario,
+    )  # fmt: skip
+    collect = calibrator.collector.collect
+
+    def collected(values: Mapping[str, Sequence[Array]]) -> None:
+        for name, arrays in values.items():
+            if name in doubtful and any(
+                is_great(float(a.min()), float(a.max())) for a in arrays if np.size(a)
+            ):
+                great.add(name)
+        collect({name: arrays for name, arrays in values.items() if name not in great})
+
+    calibrator.collector.collect = collected
+
+
+def _least_error_ranges(histograms: Mapping[str, Any], *, symmetric: bool) -> dict[str, Any]:
     ranges: dict[str, Any] = {}
-    for name, (counts, edges, low, high, *_) in sorted(calibrator.collector.get_histogram_dict().items()):
+    for name, (counts, edges, low, high, *_) in sorted(histograms.items()):
         found = least_error_range(counts, edges, low, high, symmetric=symmetric)
         ranges[name] = tuple(np.array(v, np.float32) for v in found)
-    calibrate.save_tensors_data(calibrate.TensorsData(method.MinMax, ranges), out)
+    return ranges
+
+
+def ranged(cache: Path) -> frozenset[str]:
+    """Tensors that have a range in a calibration cache."""
+    calibrate = require("onnxruntime.quantization.calibrate", extra="ort", purpose="calibrating")
+    return frozenset(calibrate.load_tensors_data(cache).keys())

@@ -120,7 +120,8 @@ class OrtFormatExporter:
             folder=out,
             entry=ENTRY,
             format=self.format,
-            dtype=made.dtype,
+            # Neither 4-bit weights nor products of float activations are told from the file.
+            dtype=artifact.dtype,
             files=made.files,
             inputs=made.inputs,
             outputs=made.outputs,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekd.errors import ModelError
+from edgekd.errors import ModelError, UsageError
 from edgekd.lazy import require
 from edgekd.quantize.config import QuantConfig
 from edgekd.quantize.support import check_kept
 from edgekd_onnx.reading import opset_of
+from edgekd_onnx.shared_weights import separate_axes, transpose_shared
 from edgekd_onnx.writing import EXTERNAL_BYTES, one_line, weight_bytes
 
 #: QuantizeLinear has an ``axis``, which per-channel weights need, from this opset on (onnx, Operators.md).
@@ -21,6 +22,10 @@ BLOCK_OPSET = 21
 #: QuantizeLinear takes FP8 from this opset on (onnx, Changelog.md, version 19).
 FLOAT8_OPSET = 19
 _EXTERNAL = "optimised.data"
+#: What only hands values on; where it is optimised away, no other node does its work.
+_HANDS_ON = frozenset({
+    "Cast", "Dropout", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +35,13 @@ class Prepared:
     Attributes:
         path: of the prepared file; opset_before: of the file it was made of.
         covers: node of the prepared file -> the nodes of the float file that it does the work of, itself first.
+        gone: nodes of the float file that compute nothing and are no longer there -> their operators.
     """
 
     path: Path
     opset_before: int
     covers: Mapping[str, tuple[str, ...]]
+    gone: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def large(self) -> bool:
@@ -45,9 +52,15 @@ class Prepared:
         """The prepared nodes that do the work of these nodes of the float file, sorted.
 
         Raises:
-            UsageError: the float file has no node of that name; names near misses.
+            UsageError: the float file has no node of that name (names near misses), or optimisation has taken it out.
         """
         known = {inner: outer for outer, covered in self.covers.items() for inner in covered}
+        for name in names:
+            if name in self.gone and name not in known:
+                raise UsageError(
+                    f"keep_float names '{name}' ({self.gone[name]}), which computes nothing here and is optimised away",
+                    "leave it out, or name the node whose result it hands on",
+                )
         check_kept(names, known, "the float file")
         return sorted({known[n] for n in names})
 
@@ -81,8 +94,12 @@ def prepare(source: Path, config: QuantConfig, folder: Path) -> Prepared:
         model = _convert(source, model, opset)
         name_nodes(model.graph)
     path = folder / "prepared.onnx"
-    covers = _optimise(source, model, given, path, products=config.mode != "static")
-    return Prepared(path=path, opset_before=before, covers=covers)
+    products = config.mode != "static"
+    separate = config.granularity == "channel"
+    covers = _optimise(source, model, given, path, products=products, separate=separate)
+    left = {n for covered in covers.values() for n in covered}
+    gone = {n.name: n.op_type for n in given.node if n.op_type in _HANDS_ON and n.name not in left}
+    return Prepared(path=path, opset_before=before, covers=covers, gone=gone)
 
 
 def name_nodes(graph: Any) -> None:
@@ -106,7 +123,7 @@ def _convert(source: Path, model: Any, opset: int) -> Any:
 
 
 def _optimise(
-    source: Path, model: Any, given: Any, target: Path, *, products: bool
+    source: Path, model: Any, given: Any, target: Path, *, products: bool, separate: bool
 ) -> dict[str, tuple[str, ...]]:
     onnx = require("onnx", extra="ort", purpose="quantizing")
     ort = require("onnxruntime", extra="ort", purpose="quantizing")
@@ -129,6 +146,8 @@ def _optimise(
         covers = _covers(given, _named(optimised, large=large))
         if products:
             covers = _gemm_to_matmul(optimised, covers, large=large)
+        elif separate:
+            _separate_axes(optimised, large=large)
         onnx.shape_inference.infer_shapes_path(str(optimised), str(target))
     except (*ort_errors(), onnx.shape_inference.InferenceError) as e:
         raise ModelError(
@@ -162,6 +181,7 @@ def _gemm_to_matmul(
     onnx = require("onnx", extra="ort", purpose="quantizing")
     models = require("onnxruntime.quantization.onnx_model", extra="ort", purpose="quantizing")
     model = onnx.load(str(path))
+    transpose_shared(model.graph)
     models.ONNXModel(model).replace_gemm_with_matmul()
     # It transposes constants and leaves their old shapes behind.
     constants = {t.name for t in model.graph.initializer}
@@ -172,6 +192,13 @@ def _gemm_to_matmul(
     return {
         n.name: covers.get(n.name, covers.get(n.name.removesuffix("_MatMul"), ())) for n in model.graph.node
     }
+
+
+def _separate_axes(path: Path, *, large: bool) -> None:
+    onnx = require("onnx", extra="ort", purpose="quantizing")
+    model = onnx.load(str(path))
+    if separate_axes(model.graph):
+        _save(model, path, large=large)
 
 
 def _covers(given: Any, made: Any) -> dict[str, tuple[str, ...]]:
@@ -196,7 +223,8 @@ def _covers(given: Any, made: Any) -> dict[str, tuple[str, ...]]:
         same = [n for n in (node.name,) if n in by_name]
         alike = [n for n, op in found.items() if op == node.op_type]
         product = [n for n, op in found.items() if {op, node.op_type} <= {"MatMul", "Gemm"}]
-        order: Iterable[str] = dict.fromkeys([*same, *alike, *product, *found])
+        others = [n for n, op in found.items() if op not in _HANDS_ON]
+        order: Iterable[str] = dict.fromkeys([*same, *alike, *product, *others])
         covers[node.name] = tuple(order)
         taken.update(found)
     return covers

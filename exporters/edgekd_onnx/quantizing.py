@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,14 +14,12 @@ from edgekd.data.example import Array
 from edgekd.errors import ModelError, UsageError
 from edgekd.files import storage_error
 from edgekd.lazy import require
-from edgekd.parity import PARITY_SEED
 from edgekd.quantize.config import QuantConfig
 from edgekd.quantize.damage import ANYTHING, BOUNDS
 from edgekd.quantize.experts import to_lineage
 from edgekd.quantize.record import CHECKED_EXAMPLES, check_against, quantization_lineage
-from edgekd.quantize.spool import CalibrationSpool
+from edgekd.quantize.spool import CalibrationSpool, spooled
 from edgekd.quantize.support import Support
-from edgekd.spec import draw_feeds
 from edgekd.target import SessionOptions
 from edgekd_onnx import writing
 from edgekd_onnx.dynamic_quantizing import quantize_dynamic
@@ -92,27 +90,30 @@ def quantize_artifact(
         raise storage_error(e, out) from e
     with work as name:
         folder = Path(name)
-        spool = CalibrationSpool(folder=folder, inputs=artifact.inputs)
-        checked_on = _fill(spool, artifact, config, feeds)
+        draw = 0 if config.calibrated else CHECKED_EXAMPLES
+        spool = spooled(feeds, folder, artifact.inputs, config.examples, draw=draw)
         experts = to_lineage(check_experts_onnx(artifact.path, spool)) if config.calibrated else {}
         if config.dtype == "float8e4m3fn":
             from edgekd_onnx.fp8 import quantize_fp8
 
             made = quantize_fp8(artifact, config, spool, out)
             return replace(made, lineage={**made.lineage, **experts})
-        prepared = prepare(artifact.path, config, folder)
-        refuse_prepared(load_graph(prepared.path).graph)
-        proto = _quantize(prepared, config, spool)
         try:
+            prepared = prepare(artifact.path, config, folder)
+            refuse_prepared(load_graph(prepared.path).graph)
+            proto, masks = _quantize(prepared, config, spool)
             files = write_proto(proto, out, large=weight_bytes(proto) > writing.EXTERNAL_BYTES)
             damage = _check(artifact, out / files[0], spool, config)
-        except BaseException:
+        except BaseException as e:
             for left in (ENTRY, EXTERNAL):
                 (out / left).unlink(missing_ok=True)
+            if isinstance(e, ModelError) and str(out) in e.what:
+                raise ModelError(_of_source(e.what, out, artifact.path), e.fix) from e
             raise
+    choices = {"left_in_float": masks} if masks else _choices(proto, config, out / files[0])
     lineage = quantization_lineage(
         artifact, config, spool, damage,
-        nodes=_count_quantized(proto), tools=("onnx", "onnxruntime"), choices=_choices(proto, config, out / files[0]),
+        nodes=_count_quantized(proto), tools=("onnx", "onnxruntime"), choices=choices,
     )  # fmt: skip
     return Artifact(
         folder=out,
@@ -127,7 +128,6 @@ def quantize_artifact(
         lineage={
             **lineage,
             **experts,
-            "checked_on": checked_on,
             "opset": opset_of(proto),
             "opset_before": prepared.opset_before,
         },
@@ -142,25 +142,10 @@ def _support(config: QuantConfig) -> Support:
     return SUPPORT[config.variant]
 
 
-def _fill(
-    spool: CalibrationSpool, artifact: Artifact, config: QuantConfig, feeds: Iterable[Mapping[str, Array]]
-) -> str:
-    """Fill the spool, and say with what: ``data``, or ``drawn`` where no data is needed and none was given."""
-    given = iter(feeds)
-    first = next(given, None)
-    if first is None and not config.calibrated:
-        drawn = [
-            draw_feeds(artifact.inputs, seed=PARITY_SEED + i, shapes={}) for i in range(CHECKED_EXAMPLES)
-        ]
-        spool.fill(drawn, CHECKED_EXAMPLES)
-        return "drawn"
-    spool.fill(itertools.chain([] if first is None else [first], given), config.examples)
-    return "data"
-
-
-def _quantize(prepared: Prepared, config: QuantConfig, spool: CalibrationSpool) -> Any:
+def _quantize(prepared: Prepared, config: QuantConfig, spool: CalibrationSpool) -> tuple[Any, list[str]]:
+    masks: list[str] = []
     if config.mode == "static":
-        proto = quantize_static(prepared, config, spool)
+        proto, masks = quantize_static(prepared, config, spool)
     elif config.mode == "dynamic":
         proto = quantize_dynamic(prepared, config)
     else:
@@ -171,7 +156,7 @@ def _quantize(prepared: Prepared, config: QuantConfig, spool: CalibrationSpool) 
         )
     strip_provenance(proto)
     _sort_initializers(proto)
-    return proto
+    return proto, masks
 
 
 def _sort_initializers(proto: Any) -> None:
@@ -209,6 +194,12 @@ def _left(proto: Any) -> list[str]:
             and constants & set(n.input)
         }
     )
+
+
+def _of_source(text: str, out: Path, source: Path) -> str:
+    """A message about files that are being written, which will be gone, as one about the file that they are made of."""
+    made = f"what {source} is quantized to"
+    return re.sub(rf"{re.escape(str(out))}(/[\w.-]+)*", lambda m: m[0] if m[0] == str(source) else made, text)
 
 
 def _check(artifact: Artifact, path: Path, spool: CalibrationSpool, config: QuantConfig) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.quantize.config import VARIANTS, QuantConfig
 from edgekd.quantize.spool import CalibrationSpool
-from edgekd_onnx.calibrating import SpoolReader, write_ranges
+from edgekd_onnx.calibrating import SpoolReader, ranged, write_ranges
+from edgekd_onnx.masks import find_masks
 from edgekd_onnx.preparing import Prepared
 from edgekd_onnx.quantizable import quantizer_errors
 from edgekd_onnx.reading import load_graph
@@ -33,8 +35,13 @@ def quantized_operators(config: QuantConfig) -> list[str]:
     return sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
 
 
-def quantize_static(prepared: Prepared, config: QuantConfig, spool: CalibrationSpool) -> Any:
+def quantize_static(
+    prepared: Prepared, config: QuantConfig, spool: CalibrationSpool
+) -> tuple[Any, list[str]]:
     """The model with Q/DQ pairs around what ``config`` quantizes, as an onnx proto.
+
+    Returns:
+        The model, and the nodes of the float file that stay in float because they carry a mask, sorted.
 
     Raises:
         ModelError: ONNX Runtime cannot quantize it; UsageError: ``keep_float`` names a node that is not there.
@@ -49,7 +56,7 @@ def quantize_static(prepared: Prepared, config: QuantConfig, spool: CalibrationS
     before, tempfile.tempdir = tempfile.tempdir, str(prepared.path.parent)
     try:
         with quiet():
-            _run(prepared, raw, config, spool, kept)
+            left = _run(prepared, raw, config, spool, kept)
     except OSError as e:
         raise storage_error(e, raw) from e
     except quantizer_errors() as e:
@@ -63,16 +70,17 @@ def quantize_static(prepared: Prepared, config: QuantConfig, spool: CalibrationS
     if config.variant == "tensorrt":
         place_for_tensorrt(proto, kept)
     check_ranges_cover(proto, config, [t.name for t in load_graph(prepared.path).graph.initializer])
-    return proto
+    return proto, sorted({name for node in left for name in prepared.covers.get(node) or (node,)})
 
 
 def _run(
     prepared: Prepared, raw: Path, config: QuantConfig, spool: CalibrationSpool, kept: Iterable[str]
-) -> None:
+) -> list[str]:
     quantization = require("onnxruntime.quantization", extra="ort", purpose="quantizing")
     activation, weight = VARIANTS[config.variant]
     tensorrt = config.variant == "tensorrt"
     operators = quantized_operators(config)
+    left: list[str] = []
     excluded = sorted({*kept, *(excluded_for_tensorrt(prepared.path) if tensorrt else ())})
     extra: dict[str, Any] = {"ActivationSymmetric": tensorrt, "WeightSymmetric": True}
     if tensorrt:
@@ -83,12 +91,19 @@ def _run(
             "ForceQuantizeNoInputCheck": True, "OpTypesToExcludeOutputQuantization": operators,
         }  # fmt: skip
     extra |= range_overrides(config, prepared.path)
-    cache: Path | None = None
-    if config.calibration == "mse":
-        cache = prepared.path.with_name("ranges.json")
-        write_ranges(
-            prepared.path, spool, cache, operators=operators, symmetric=tensorrt, large=prepared.large
-        )
+    # Every tensor is calibrated, whatever stays in float: the next mixture of this file finds the ranges here.
+    cache = spool.beside("ranges", {**replace(config, keep_float=()).to_json(), "operators": operators})
+    onnx = require("onnx", extra="ort", purpose="quantizing")
+    graph = onnx.load(str(prepared.path)).graph
+    masks = find_masks(graph, operators)
+    if config.calibration == "mse" or masks:
+        if not cache.exists():
+            write_ranges(
+                prepared.path, spool, cache, method=config.calibration, operators=operators, symmetric=tensorrt,
+                large=prepared.large, masks=masks,
+            )  # fmt: skip
+        left = masks.left_in_float(graph, ranged(cache), operators)
+        excluded = sorted({*excluded, *left})
     elif config.calibration != "minmax":
         # Min-max keeps two numbers per tensor and batch; the histogram methods keep whole activations until they are
         # folded, so they are folded after every batch. A symmetric range wastes half of the unsigned grid behind a ReLU.
@@ -96,7 +111,7 @@ def _run(
     quantization.quantize_static(
         str(prepared.path),
         str(raw),
-        None if cache else SpoolReader(spool),
+        None if cache.exists() else SpoolReader(spool),
         quant_format=quantization.QuantFormat.QDQ,
         activation_type=quantization.QuantType[_QUANT_TYPES[activation]],
         weight_type=quantization.QuantType[_QUANT_TYPES[weight]],
@@ -108,3 +123,4 @@ def _run(
         extra_options=extra,
         calibration_cache_path=cache,
     )
+    return left

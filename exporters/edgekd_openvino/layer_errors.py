@@ -21,17 +21,11 @@ from edgekd.lazy import require
 from edgekd.quantize.layers import LayerError
 from edgekd.spec import check_feeds
 from edgekd_openvino.library import core, errors, reason
+from edgekd_openvino.probe import AS_WRITTEN
 from edgekd_openvino.runtime import read_model
 from edgekd_openvino.specs import read_specs
 
 _QUANTIZER = "FakeQuantize"
-#: With its low-precision transformations OpenVINO 2026.4 gives wrong inner tensors, and with them wrong results, where
-#: the raw output of a quantized operator is asked for beside the model's own.
-_AS_WRITTEN = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "INFERENCE_NUM_THREADS": "1",
-    "LP_TRANSFORMS_MODE": "NO",
-}
 #: What lies between a stored weight and the operator that uses it.
 _OF_WEIGHTS = ("Constant", "Convert", "Subtract", "Multiply", "Reshape", "Transpose", _QUANTIZER)
 #: What only moves numbers on: it is not quantized itself, and what comes behind it is.
@@ -184,7 +178,7 @@ def _compile(model: Any, ops: Mapping[str, Any], names: Sequence[str], where: st
     try:
         parameters = model.get_parameters()
         seen = ov.Model([ops[name].output(k) for name, k in ports], parameters, "layers")
-        compiled = core().compile_model(seen, "CPU", _AS_WRITTEN)
+        compiled = core().compile_model(seen, "CPU", AS_WRITTEN)
     except errors() as e:
         raise ModelError(
             f"openvino cannot show the layers of {where} ({reason(e)})", "search onnx instead"

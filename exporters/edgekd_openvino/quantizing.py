@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,8 +15,8 @@ from edgekd.errors import ModelError
 from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.quantize.config import QuantConfig
-from edgekd.quantize.record import check_against, quantization_lineage
-from edgekd.quantize.spool import CalibrationSpool
+from edgekd.quantize.record import CHECKED_EXAMPLES, check_against, quantization_lineage
+from edgekd.quantize.spool import CalibrationSpool, spooled
 from edgekd.quantize.support import Support, check_kept
 from edgekd_onnx.writing import quiet
 from edgekd_openvino.document import scan
@@ -44,6 +45,10 @@ _PERCENTILE = 0.99999
 #: Operators of attention: NNCF then leaves alone what transformers lose their accuracy by.
 _ATTENTION = ("ScaledDotProductAttention", "Softmax")
 _QUANTIZER = "FakeQuantize"
+_CONTROL = ("If", "Loop", "TensorIterator")
+#: Where a depth is no whole number of blocks, the largest power of 2 that divides it is taken, down to this; the rest
+#: becomes INT8 per channel.
+_LEAST_BLOCK = 8
 #: Element types of compressed weights.
 _WEIGHTS = {"int8": ("i8", "u8"), "int4": ("i4", "u4")}
 _PURPOSE = "quantizing OpenVINO models"
@@ -61,18 +66,21 @@ def quantize_artifact(
         )
     names = frozenset(scan(artifact.path).layers)
     model = read_model(artifact.path)
+    _refuse_control(model, artifact.path)
     check_kept(config.keep_float, {op.get_friendly_name() for op in model.get_ops()}, str(artifact.path))
     try:
         work = tempfile.TemporaryDirectory(prefix=".quantize-", dir=out)
     except OSError as e:
         raise storage_error(e, out) from e
     with work as name:
-        spool = CalibrationSpool(folder=Path(name), inputs=artifact.inputs)
-        spool.fill(feeds, config.examples)
+        draw = 0 if config.calibrated else CHECKED_EXAMPLES
+        spool = spooled(feeds, Path(name), artifact.inputs, config.examples, draw=draw)
         count_past(names)
         choices: dict[str, Any] = {}
         if config.mode == "static":
-            choices = {"preset": _PRESETS[config.variant], "transformer": _is_transformer(model)}
+            choices = {
+                "preset": _PRESETS[config.variant], "transformer": _is_transformer(model), "bias_correction": False,
+            }  # fmt: skip
             made = _quantize(model, config, spool, transformer=choices["transformer"])
             count = sum(op.get_type_name() == _QUANTIZER for op in made.get_ops())
         else:
@@ -80,6 +88,8 @@ def quantize_artifact(
             counted = _count_weights(made)
             count = sum(counted.get(kind, 0) for kind in _WEIGHTS[config.dtype])
             choices = {"weights": counted}
+            if config.granularity == "block":
+                choices["blocks"] = _count_blocks(made, _WEIGHTS[config.dtype])
         if not count:
             raise ModelError(
                 f"the model has no operator that can be quantized to {config.dtype}", "leave it in float32"
@@ -109,6 +119,16 @@ def quantize_artifact(
             artifact, config, spool, damage, nodes=count, tools=("openvino", "nncf", "onnx"), choices=choices
         ),
     )
+
+
+def _refuse_control(model: Any, path: Path) -> None:
+    """As :func:`edgekd_onnx.quantizable.refuse_prepared`: branches and bodies have no one range."""
+    for op in model.get_ops():
+        if op.get_type_name() in _CONTROL:
+            raise ModelError(
+                f"{path}: node '{op.get_friendly_name()}' is a {op.get_type_name()}: control flow is not quantized",
+                "export the model without it (fixed sizes and flags), or leave it in float32",
+            )
 
 
 def _is_transformer(model: Any) -> bool:
@@ -153,7 +173,7 @@ def _quantize(model: Any, config: QuantConfig, spool: CalibrationSpool, *, trans
 
 
 def _compress(model: Any, config: QuantConfig) -> Any:
-    """Weights in integers, symmetric; every layer in ``config.dtype``, none of them in a wider backup precision."""
+    """Weights in integers, symmetric, of every layer; in INT8 where no block of INT4 fits."""
     silence_telemetry()
     with quiet():
         nncf = require("nncf", extra="openvino", purpose=_PURPOSE)
@@ -164,12 +184,18 @@ def _compress(model: Any, config: QuantConfig) -> Any:
             # -1: one scale per channel.
             options["group_size"] = config.block_size if config.granularity == "block" else -1
             options["all_layers"] = True
+            options["backup_mode"] = nncf.BackupMode.INT8_SYM
+            if config.granularity == "block":
+                options["advanced_parameters"] = nncf.AdvancedCompressionParameters(
+                    group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
+                    min_adjusted_group_size=min(_LEAST_BLOCK, config.block_size),
+                )
         try:
             return nncf.compress_weights(model, mode=mode, ignored_scope=_ignored(nncf, config), **options)
         except (*errors(), *_nncf_errors(nncf)) as e:
             raise ModelError(
                 f"nncf cannot compress the weights of this model ({reason(e)})",
-                "choose granularity channel or a smaller block_size, or leave it in float32",
+                "choose granularity channel, or leave it in float32",
             ) from e
 
 
@@ -185,6 +211,19 @@ def _count_weights(model: Any) -> dict[str, int]:
         op.get_element_type().get_type_name() for op in model.get_ops() if op.get_type_name() == "Constant"
     )
     return dict(sorted(Counter(f for f in found if f in kinds).items()))
+
+
+def _count_blocks(model: Any, kinds: tuple[str, ...]) -> dict[str, int]:
+    """Weights to each scale -> how many tensors have it."""
+    found: Counter[int] = Counter()
+    for op in model.get_ops():
+        if op.get_type_name() != "Constant" or op.get_element_type().get_type_name() not in kinds:
+            continue
+        (user,) = (p.get_node() for p in op.output(0).get_target_inputs())  # its Convert
+        scaled = next(iter(user.output(0).get_target_inputs())).get_node()
+        scale = next(p for p in scaled.input_values() if p.get_node() != user)
+        found[math.prod(op.get_output_shape(0)) // math.prod(scale.get_shape())] += 1
+    return {str(size): count for size, count in sorted(found.items())}
 
 
 def _advanced(nncf: Any, config: QuantConfig) -> Any:
@@ -215,6 +254,9 @@ def _advanced(nncf: Any, config: QuantConfig) -> Any:
         ),
         activations_quantization_params=parameters.QuantizationParameters(per_channel=False),
         activations_range_estimator_params=estimator or ranges.RangeEstimatorParameters(min=low, max=high),
+        # NNCF 3.4's fast correction moves means away from float's: resnet32 on 5,000 CIFAR-10 images keeps 28.0 dB and
+        # 82.8 % without it, 21.5 dB and 81.9 % with it, of 82.9 % in float.
+        disable_bias_correction=True,
     )
 
 

@@ -100,6 +100,18 @@ def test_what_is_refused(
     assert not (place / "out").exists()
 
 
+def test_int8_weights_are_per_channel_where_there_are_no_blocks(place: Path) -> None:
+    pytest.importorskip("nncf")
+    assert main(["export", "m.onnx", "--format", "openvino", "-o", "ir"]) == 0
+    assert main(["quantize", "ir", "--dtype", "int8-weights", "-o", "q"]) == 0
+    lineage = json.loads((place / "q" / "artifact.json").read_text())["lineage"]
+    assert (lineage["quantization"]["granularity"], lineage["checked_on"]) == ("channel", "drawn")
+    assert main(["quantize", "ir", "--dtype", "int8-weights", "--granularity", "block", "-o", "b"]) == 2
+    assert main(["quantize", "m.onnx", "--dtype", "int8-weights", "-o", "o"]) == 0
+    lineage = json.loads((place / "o" / "artifact.json").read_text())["lineage"]
+    assert lineage["quantization"]["granularity"] == "block"
+
+
 def test_a_seed_draws_from_all_examples(place: Path) -> None:
     spec = TensorSpec(name="x", dtype="float32", shape=("batch", 32))
     artifact = Artifact(

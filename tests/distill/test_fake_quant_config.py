@@ -108,3 +108,5 @@ def test_another_quantization_than_was_trained_is_refused() -> None:
         RANGES.applied(QuantConfig(variant="tensorrt"), "student")
     with pytest.raises(UsageError, match="for granularity 'channel', asked for 'tensor'"):
         RANGES.applied(QuantConfig(granularity="tensor"), "student")
+    with pytest.raises(UsageError, match=r"ranges come from training, .* 'entropy'; leave --method out"):
+        RANGES.applied(QuantConfig(calibration="entropy"), "student")

@@ -35,6 +35,62 @@ def test_what_a_layer_made_is_kept_once_and_the_network_left_as_it_was() -> None
         taps.take()
 
 
+def test_what_is_done_in_place_afterwards_does_not_count() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(inplace=True))
+    taps = Taps(net, ["0"], "student")
+    x = torch.randn(5, 4)
+    net(x)
+    (found,) = taps.take()
+    torch.testing.assert_close(found, torch.nn.functional.linear(x, net[0].weight, net[0].bias))
+    assert (found < 0).any()
+
+
+def test_a_layer_that_is_called_twice_is_refused() -> None:
+    act = torch.nn.Tanh()
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), act, torch.nn.Linear(4, 4), act)
+    taps = Taps(net, ["1"], "teacher")
+    with pytest.raises(ModelError, match="layer '1' of the teacher is called more than once; name another"):
+        net(torch.zeros(1, 4))
+    taps.remove()
+    Taps(net, ["0"], "teacher")
+    for _ in range(2):  # two passes, not two calls in one
+        net(torch.zeros(1, 4))
+
+
+class Series(torch.nn.Module):
+    """Convolutions of series, then tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = torch.nn.Conv1d(2, 6, 3), torch.nn.BatchNorm1d(6), torch.nn.ReLU()
+        self.block = torch.nn.Sequential(torch.nn.MaxPool1d(2), torch.nn.ReLU())
+        self.linear = torch.nn.Linear(6, 5)
+
+    def forward(self, x: Any) -> Any:
+        return self.linear(self.block(self.act(self.norm(self.conv(x)))).transpose(1, 2))
+
+
+def test_series_are_kept_as_tokens_are() -> None:
+    net = Series().eval()
+    taps = Taps(net, ["conv", "norm", "block", "linear"], "student")
+    x = torch.randn(3, 2, 10)
+    answer = net(x)
+    conv, norm, block, linear = taps.take()
+    assert conv.shape == norm.shape == (3, 8, 6)
+    assert (block.shape, linear.shape) == ((3, 4, 6), (3, 4, 5))
+    torch.testing.assert_close(conv, net.conv(x).transpose(1, 2))
+    torch.testing.assert_close(linear, answer)
+    # Channels may differ, and are what a projector maps.
+    terms = (loss_term("feature", pairs=[("conv", "conv")]),)
+    assert projections(terms, [conv], [torch.zeros(3, 8, 9)]) == {0: (6, 9, 3)}
+
+
+def test_a_layer_that_does_not_say_which_it_makes_is_refused() -> None:
+    Taps(net := Series(), ["act"], "student")
+    with pytest.raises(ModelError, match=r"layer 'act' of the student \(ReLU\) makes \(6, 8\), which may be"):
+        net(torch.zeros(3, 2, 10))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

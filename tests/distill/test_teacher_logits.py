@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,37 @@ def test_damaged_files(tmp_path: Path) -> None:
         made.rows(1, np.arange(2))
 
 
+def test_a_student_of_another_size_is_refused_as_without_views(tmp_path: Path) -> None:
+    kept = collect_teacher_logits(teacher(), {"image": images()}, CONFIG, **folders(tmp_path))
+    assert kept.image == (6, 6)
+    small = {"image": images()[:, :, :4, :4]}
+    data = TrainingSet(student=small, labels=np.arange(N) % CLASSES, teacher={})
+
+    def start(config: TrainConfig, name: str) -> None:
+        (tmp_path / name).mkdir()
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, CLASSES))
+        train(net, None, data, config, resume=tmp_path / name, kept=load_teacher_logits(tmp_path / "out"))
+
+    with pytest.raises(ModelError, match=r"inputs differ in size \(\(6, 6\) and \(4, 4\)\)"):
+        start(CONFIG, "augmented")
+    start(replace(CONFIG, augment=()), "plain")
+    # Logits that were kept before the size was.
+    index = tmp_path / "out" / "teacher_logits.json"
+    index.write_text(json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "image"}))
+    assert load_teacher_logits(tmp_path / "out").image is None
+    start(CONFIG, "older")
+
+
+def test_a_teacher_without_images_has_no_size(tmp_path: Path) -> None:
+    rows = images().reshape(N, 36)
+    kept = collect_teacher_logits(teacher(), {"row": rows}, replace(CONFIG, augment=()), **folders(tmp_path))
+    assert kept.image == ()
+
+
 class Asked:
     """Stands where the kept logits stand, and asks the teacher after all."""
+
+    image = (6, 6)
 
     def rows(self, view: int, rows: np.ndarray) -> np.ndarray:
         return np.asarray(asked_directly(view)[rows], np.float32)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgekd.distill.group import Group, join, launched_processes
+from edgekd.cli import main
+from edgekd.distill.group import Group, _Together, join, launched_processes
 from edgekd.errors import UsageError
 
 torch = pytest.importorskip("torch")
@@ -43,15 +46,15 @@ from edgekd_torch.zoo import zoo_entry
 torch.set_num_threads(1)
 group = join(os.environ)
 rng = np.random.default_rng(0)
-x = rng.standard_normal((49, 1, 8, 8)).astype(np.float32)
-data = TrainingSet(student={"image": x}, labels=rng.integers(0, 10, 49), teacher={"image": x})
+x = rng.standard_normal((33, 1, 8, 8)).astype(np.float32)
+data = TrainingSet(student={"image": x}, labels=rng.integers(0, 10, 33), teacher={"image": x})
 pair = [("features", "features")]
 every = (
     loss_term("labels"), loss_term("logits"), loss_term("dist"), loss_term("feature", pairs=pair),
     loss_term("attention", weight=100, pairs=pair), loss_term("relation", weight=0.1, pairs=[("pool", "pool")]),
 )
 found = {}
-# Three batches of 16, and one of a single example, for which the second process has nothing left.
+# Two batches of 16, and one of a single example, for which the second process has nothing left.
 for name, more in {"logits": {"method": "logits"}, "losses": {"method": "losses", "losses": every}}.items():
     config = TrainConfig(epochs=1, batch=16, lr=0.01, augment=("shift1", "flip"), seed=3, **more)
     teacher, student = (Seeded(1).build(zoo_entry(f"digits-cnn-{r}")) for r in ("teacher", "student"))
@@ -71,15 +74,23 @@ def start(command: list[str], **changes: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_processes_train_what_one_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, written = tmp_path / "script.py", [tmp_path / "one.json", tmp_path / "two.json"]
     script.write_text(_SCRIPT, encoding="utf-8")
-    found = []
-    for i, launcher in enumerate(([sys.executable], LAUNCH)):
-        done = start([*launcher, str(script), str(tmp_path / f"{i}.json")])
-        assert done.returncode == 0, done.stderr
-        found.append(json.loads((tmp_path / f"{i}.json").read_text()))
-    one, two = found
+    # The one is this process: every process that is started imports torch for seconds.
+    monkeypatch.setattr(sys, "argv", [str(script), str(written[0])])
+    runpy.run_path(str(script))
+    done = start([*LAUNCH, str(script), str(written[1])])
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads(path.read_text()) for path in written)
     for name in ("logits", "losses"):
         assert two[name]["losses"] == pytest.approx(one[name]["losses"], rel=1e-5)
         assert two[name]["weights"] == pytest.approx(one[name]["weights"], abs=1e-5)
@@ -91,7 +102,7 @@ edgekd: 1
 name: two
 task:
   kind: image-classification
-  data: {train: "sklearn:digits#0:65", test: "sklearn:digits#test"}
+  data: {train: "sklearn:digits#0:33", test: "sklearn:digits#test"}
 teacher: {model: "zoo:digits-cnn-teacher", weights: teacher.safetensors}
 student: {model: "zoo:digits-cnn-student"}
 quantize: [float32]
@@ -115,11 +126,11 @@ def weights(folder: Path) -> Any:
     return safetensors.load_file(str(folder / "student.safetensors"))
 
 
-def test_the_command_is_the_same_under_accelerate(place: Path) -> None:
+def test_the_command_is_the_same_under_accelerate(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One folder, one line; a launch that is killed after an epoch goes on from there."""
     distill = ["-m", "edgekd", "distill", str(place / "r.yaml"), "-o"]
-    alone = start([sys.executable, *distill, str(place / "alone")], EDGEKD_CACHE=str(place / "c1"))
-    assert alone.returncode == 0, alone.stderr
+    monkeypatch.setenv("EDGEKD_CACHE", str(place / "c1"))
+    assert main([*distill[2:], str(place / "alone")]) == 0
     # The first process dies where it would write its second checkpoint.
     (place / "sitecustomize.py").write_text(
         "import os, signal\nfrom edgekd.distill import checkpoint\nsave = checkpoint.Checkpoint.save\n"
@@ -146,6 +157,25 @@ def test_the_command_is_the_same_under_accelerate(place: Path) -> None:
     one, two = weights(place / "alone"), weights(place / "two")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_what_accelerate_reads_of_the_environment_does_not_change_the_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from accelerate.state import AcceleratorState, GradientState
+
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    try:
+        together = _Together()
+        weight = torch.ones(1, requires_grad=True)
+        together.backward(3 * weight.sum())
+        assert weight.grad.tolist() == [3.0]
+        together.size = 2
+        together.backward(3 * weight.sum())
+        assert weight.grad.tolist() == [9.0]
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 def test_a_launcher_that_starts_one_process_of_several_is_named() -> None:

@@ -302,6 +302,22 @@ def test_a_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:
     assert torch.equal(finished.linear.weight, student.linear.weight)
 
 
+def test_tied_weights_are_kept(tmp_path: Path) -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = torch.nn.Linear(36, 36, bias=False), torch.nn.Linear(36, 36, bias=False)
+            self.down.weight, self.head = self.up.weight, torch.nn.Linear(36, CLASSES)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.down(self.up(x.flatten(1)).relu()))
+
+    first, _ = run(tmp_path, make_set(), student=Tied())
+    again, _ = run(tmp_path, make_set(), student=Tied())
+    assert torch.equal(again.up.weight, first.up.weight), "nothing is left to do"
+    assert again.down.weight is again.up.weight
+
+
 def test_a_damaged_checkpoint_means_starting_over(tmp_path: Path) -> None:
     first, _ = run(tmp_path, make_set())
     path = tmp_path / "checkpoint.safetensors"

@@ -74,6 +74,28 @@ class Moody(_Plain):
         return functional.dropout(torch.relu(x), 0.1, self.training)
 
 
+class Named(_Plain):
+    """Answers with a mapping."""
+
+    def forward(self, image: Any) -> Any:
+        return {"logits": self.head(torch.flatten(torch.relu(self.conv(image)), 1))}
+
+
+class Listed(_Plain):
+    """Answers with a tuple."""
+
+    def forward(self, image: Any) -> Any:
+        return (self.head(torch.flatten(torch.relu(self.conv(image)), 1)),)
+
+
+def named() -> Any:
+    return _small(Named())
+
+
+def listed() -> Any:
+    return _small(Listed())
+
+
 def residual() -> Any:
     return _small(Residual())
 

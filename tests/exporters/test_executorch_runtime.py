@@ -240,6 +240,13 @@ def test_dynamic_int8_takes_ranges_in_every_call(digits_model: Model, tmp_path: 
     assert damage.sqnr_db["logits"] > 15
 
 
+def test_without_data_drawn_inputs_check_the_answers(digits_model: Model, tmp_path: Path) -> None:
+    made = ExecuTorchExporter().quantize_model(digits_model, QuantConfig(mode="dynamic"), (), tmp_path, {})
+    assert (made.lineage["checked_on"], made.lineage["checked_examples"]) == ("drawn", 64)
+    with pytest.raises(DataError, match="the calibration data is empty"):
+        ExecuTorchExporter().quantize_model(digits_model, QuantConfig(), (), tmp_path, {})
+
+
 def test_kept_modules_stay_float(digits_model: Model, tmp_path: Path) -> None:
     quantize = ExecuTorchExporter().quantize_model
     folders = [tmp_path / name for name in ("whole", "kept")]

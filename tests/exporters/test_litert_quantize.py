@@ -69,6 +69,14 @@ def test_integers_in_weights_without_calibrated_ranges(mode: str, dense: Artifac
         quantize_artifact(dense, QuantConfig(mode=mode), _feeds(), _out(tmp_path, "i"), boundary="int8")
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "weight-only"])
+def test_without_data_drawn_inputs_check_the_answers(mode: str, dense: Artifact, tmp_path: Path) -> None:
+    made = quantize_artifact(dense, QuantConfig(mode=mode), (), _out(tmp_path))
+    assert (made.lineage["checked_on"], made.lineage["checked_examples"]) == ("drawn", 64)
+    given = quantize_artifact(dense, QuantConfig(mode=mode), _feeds(), _out(tmp_path, "given"))
+    assert (given.lineage["checked_on"], given.digest) == ("data", made.digest)
+
+
 def test_ranges_are_those_of_all_examples_in_any_order(dense: Artifact, tmp_path: Path) -> None:
     """The quantizer's own calibration takes moving averages, which the last examples decide."""
     feeds = _feeds(4)

@@ -292,6 +292,23 @@ def test_a_pair_that_rounds_otherwise_is_named(
         prove_emulation(fp8_net.path, spool)
 
 
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (np.asarray([1.0, np.nan], np.float32), "onnxruntime rounds 'x' to nan in FP8, ONNX says 2"),
+        (np.ones(3, np.float32), r"pair of 'y' has shape \(3,\) in onnxruntime, ONNX says \(2,\)"),
+        (np.ones((2, 1), np.float32), r"has shape \(2, 1\)"),
+    ],
+)
+def test_a_pair_that_is_no_number_or_of_another_shape_is_named(found: Any, message: str) -> None:
+    pytest.importorskip("ml_dtypes")
+    pair = fp8_proof.Pair(source="x", result="y", scale=np.asarray(1.0, np.float32), axis=0)
+    given = np.asarray([1.0, 2.0], np.float32)
+    fp8_proof._check_pairs([pair], {"x": given, "y": given})
+    with pytest.raises(ModelError, match=message):
+        fp8_proof._check_pairs([pair], {"x": given, "y": found})
+
+
 def test_rounding_is_to_nearest_even_and_saturates() -> None:
     given = np.asarray(
         [0.0, 1.0, 1.0625, 1.1875, -1.0625, 447.0, 500.0, -1e30, 2**-9, 2**-10, 3 * 2**-11], np.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from edgekd.artifact import Artifact
 from edgekd.errors import ModelError, UsageError
 from edgekd.model import Model
-from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.config import QuantConfig, config_of
 from edgekd.spec import draw_feeds
 from edgekd.target import ConvertingExporter, QuantizedAtSource, SessionOptions
 from edgekd.testing import check_exporter, check_runtime
@@ -138,6 +139,17 @@ def test_int8_is_seen(digits_onnx: Artifact, tmp_path: Path) -> None:
     assert made.dtype == "int8"
     assert read_contents(made.path).operators.get("QLinearConv", 0) > 0
     assert made.lineage["source"] == int8.digest
+
+
+@pytest.mark.parametrize("word", ["int4", "int8-weights", "int8-dynamic"])
+def test_the_precision_of_its_source_is_carried(word: str, tmp_path: Path) -> None:
+    quantized, out = tmp_path / "quantized", tmp_path / "out"
+    quantized.mkdir()
+    out.mkdir()
+    # ORT format has no 4-bit tensors, which convolutions would be stored in; products are packed into bytes.
+    config = replace(config_of(word), keep_float=("conv",))
+    source = OnnxExporter().quantize(_conv_and_gemm(tmp_path), config, (), quantized)
+    assert OrtFormatExporter().convert(source, out, {}).dtype == source.dtype == word.partition("-")[0]
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,17 @@ def test_an_unknown_node_is_refused_with_the_nearest(perceptron: Artifact, word:
     assert list((tmp_path / "q").iterdir()) == []
 
 
+def test_a_node_that_is_optimised_away_is_no_other(tmp_path: Path) -> None:
+    source = _save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Identity", ["x"], ["i"], name="same"), helper.make_node("Gemm", ["i", "w"], ["y"], name="product")],
+        {"w": np.eye(16, dtype=np.float32)},
+        [_VALUE("x", TensorProto.FLOAT, ["batch", 16])], [_VALUE("y", TensorProto.FLOAT, ["batch", 16])],
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"'same' \(Identity\), which computes nothing here"):
+        _quantize(source, tmp_path / "q", QuantConfig(keep_float=("same",)))
+
+
 def test_a_fused_node_goes_by_its_old_names(tmp_path: Path) -> None:
     """ONNX Runtime makes a Gemm of MatMul and Add, under another name."""
     rng = np.random.default_rng(2)

@@ -289,11 +289,11 @@ def test_a_quantized_model_that_gives_nan_is_refused(
     real = quantizing._quantize
 
     def spoiled(*args: Any) -> Any:
-        proto = real(*args)
+        proto, masks = real(*args)
         scale = next(t for t in proto.graph.initializer if t.name == "logits_scale")
         bad = np.full_like(numpy_helper.to_array(scale), np.nan)
         scale.CopyFrom(numpy_helper.from_array(bad, scale.name))
-        return proto
+        return proto, masks
 
     monkeypatch.setattr(quantizing, "_quantize", spoiled)
     with pytest.raises(ModelError, match="NaN"):

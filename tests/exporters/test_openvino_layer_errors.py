@@ -17,6 +17,7 @@ from edgekd.quantize.layers import LayerError, SearchableExporter
 from edgekd_onnx.exporter import OnnxExporter
 from edgekd_openvino.exporter import OpenVinoExporter
 from edgekd_openvino.library import silence_telemetry
+from edgekd_openvino.probe import OpenVinoProbe
 
 silence_telemetry()  # before the first import
 pytest.importorskip("nncf")
@@ -124,3 +125,19 @@ def test_it_is_searchable(net: Artifact) -> None:
     assert len(set(choices)) == len(choices) > 1
     for choice in choices:
         choice.check()
+
+
+def test_looking_at_inner_tensors_leaves_the_answers_as_they_are(net: Artifact, tmp_path: Path) -> None:
+    """With low-precision transformations OpenVINO 2026.4 answers otherwise as soon as inner tensors are outputs."""
+    out = tmp_path / "q"
+    out.mkdir()
+    quantized = OpenVinoExporter().quantize(net, QuantConfig(), _feeds(), out)
+    probe = OpenVinoProbe(quantized.path)
+    inner = [n for n, op in probe.made_by.items() if op in ("Convolution", "MatMul")]
+    assert len(inner) >= 3
+    feeds = _feeds(4)
+    alone = list(probe.fetch(probe.outputs, feeds))
+    beside = list(probe.fetch([*probe.outputs, *inner], feeds))
+    for one, other in zip(alone, beside, strict=True):
+        for name in probe.outputs:
+            np.testing.assert_allclose(other[name], one[name], rtol=1e-5, atol=1e-5 * np.abs(one[name]).max())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, save
+from onnx import TensorProto, helper, numpy_helper, save
 
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
@@ -72,6 +73,20 @@ def test_every_choice_of_the_configuration_changes_the_bytes(digits_ir: Artifact
     assert len(set(made.values())) == 5
 
 
+def test_biases_stay_those_of_the_float_model(digits_ir: Artifact, tmp_path: Path) -> None:
+    made = _quantize(digits_ir, tmp_path / "q", QuantConfig())
+    assert made.lineage["quantization"]["bias_correction"] is False
+
+    def biases(artifact: Artifact) -> list[Array]:
+        adds = [op for op in read_model(artifact.path).get_ordered_ops() if op.get_type_name() == "Add"]
+        added = [p.get_node() for op in adds for p in op.input_values()]
+        return [n.get_data().ravel() for n in added if n.get_type_name() == "Constant"]
+
+    assert biases(digits_ir)
+    for one, other in zip(biases(digits_ir), biases(made), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def _convolutions(artifact: Artifact) -> list[str]:
     model = read_model(artifact.path)
     return [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"]
@@ -128,11 +143,70 @@ def test_int4_weights_in_blocks_lose_less_than_in_channels(wide_ir: Artifact, tm
     assert found["block"] > 18 > found["channel"] - 1
 
 
-def test_a_block_that_does_not_fit_is_refused_by_size(wide_ir: Artifact, tmp_path: Path) -> None:
-    config = QuantConfig(dtype="int4", mode="weight-only", granularity="block", block_size=256)
-    with pytest.raises(ModelError):
-        _quantize(wide_ir, tmp_path / "q", config, _feeds(4, "x", (2, 64)))
-    assert list((tmp_path / "q").iterdir()) == []
+def _as_ir(nodes: list[Any], tensors: dict[str, Array], folder: Path, width: int, out: int) -> Artifact:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("x", TensorProto.FLOAT, ["batch", width])], [value("y", TensorProto.FLOAT, ["batch", out])],
+        [numpy_helper.from_array(v, k) for k, v in tensors.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    save(model, folder / "m.onnx")
+    (folder / "ir").mkdir()
+    return OpenVinoExporter().convert(OnnxExporter().read(folder / "m.onnx"), folder / "ir", {})
+
+
+def test_int4_blocks_become_smaller_where_they_do_not_fit(wide_ir: Artifact, tmp_path: Path) -> None:
+    sizes, names = (64, 40, 27, 10), ("x", "h", "k", "y")
+    rng = np.random.default_rng(0)
+    tensors = {
+        f"w{i}": rng.standard_normal((a, b)).astype(np.float32)
+        for i, (a, b) in enumerate(itertools.pairwise(sizes))
+    }
+    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(3)]
+    source = _as_ir(nodes, tensors, tmp_path, 64, 10)
+    config = QuantConfig(dtype="int4", mode="weight-only", granularity="block")
+    made = _quantize(source, tmp_path / "q", config, _feeds(4, "x", (2, 64)))
+    assert made.dtype == OpenVinoExporter().read(made.path).dtype == "int4"
+    # 40 is 5 blocks of 8, and 27 no whole number of any.
+    assert made.lineage["quantization"]["blocks"] == {"8": 1, "32": 1}
+    assert made.lineage["quantization"]["weights"] == {"i4": 2, "i8": 1}
+    made = _quantize(wide_ir, tmp_path / "large", replace(config, block_size=256), _feeds(4, "x", (2, 64)))
+    assert made.lineage["quantization"]["blocks"] == {"64": 1}
+
+
+def test_control_flow_is_refused_by_name(tmp_path: Path) -> None:
+    outs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("a", "b")]
+    branches = [
+        helper.make_graph([helper.make_node(op, ["h"], [out.name])], out.name, [], [out])
+        for op, out in zip(("Relu", "Abs"), outs, strict=True)
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("ReduceSum", ["h"], ["s"], keepdims=0),
+        helper.make_node("Greater", ["s", "zero"], ["c"]),
+        helper.make_node("If", ["c"], ["k"], name="branch", then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node("Tanh", ["k"], ["y"]),
+    ]
+    tensors = {"w": np.eye(8, 4, dtype=np.float32), "zero": np.zeros((), np.float32)}
+    source = _as_ir(nodes, tensors, tmp_path, 8, 4)
+    for config in (QuantConfig(), QuantConfig(mode="weight-only")):
+        with pytest.raises(ModelError, match="node 'branch' is a If: control flow is not quantized"):
+            _quantize(source, tmp_path / config.mode, config, _feeds(4, "x", (2, 8)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        QuantConfig(mode="weight-only"),
+        QuantConfig(dtype="int4", mode="weight-only", granularity="block"),
+    ],
+    ids=["int8", "int4"],
+)
+def test_weights_alone_need_no_data(wide_ir: Artifact, config: QuantConfig, tmp_path: Path) -> None:
+    made = _quantize(wide_ir, tmp_path / "q", config, ())
+    assert (made.lineage["checked_on"], made.lineage["checked_examples"]) == ("drawn", 64)
+    given = _quantize(wide_ir, tmp_path / "given", config, _feeds(4, "x", (2, 64)))
+    assert (given.lineage["checked_on"], given.digest) == ("data", made.digest)
 
 
 def test_a_broken_result_is_not_written(

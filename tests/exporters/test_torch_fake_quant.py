@@ -140,6 +140,14 @@ def test_and_so_is_that_for_tensorrt(tmp_path: Path) -> None:
     _like_ptq(trained(made, tmp_path)[0], tmp_path)
 
 
+@pytest.mark.parametrize("name", ["named", "listed"])
+def test_a_network_may_answer_with_more_than_a_tensor(name: str, tmp_path: Path) -> None:
+    module, aware = ready(name, tmp_path)
+    train(aware.module, None, data(), QUICK, resume=tmp_path)
+    model = aware.finish(write(module, name, tmp_path / "model"), data().student)
+    assert load_trained(model.folder / model.quantization).parity["examples"] == 128
+
+
 def test_the_folder_carries_the_ranges(student: tuple[Model, Any], tmp_path: Path) -> None:
     model, module = student
     again = load_model(model.folder)

@@ -161,6 +161,11 @@ def test_dim_calibration_is_found_on_bright_images(
     same = TaskSpec(kind="classification", data={"select": _images(tmp_path, 1, 2)}, base=str(tmp_path))
     assert check_coverage(source, made, same).sentence == ""
     assert coverage_note(source, made, same, "student int8", store) == ""
+    dark = TaskSpec(kind="classification", data={"select": _images(tmp_path, 1, 3)}, base=str(tmp_path))
+    (tmp_path / dark.data["select"]).write_bytes(b"no archive")
+    assert "whether its calibration covers the data was not looked at: " in coverage_note(
+        source, made, dark, "student int8", store
+    )
     with pytest.raises(UsageError, match="the task has no test data"):
         check_coverage(source, made, same, split="test")
     with pytest.raises(UsageError, match="has no calibrated ranges"):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edgekd.errors import DataError, ModelError
-from edgekd.quantize.damage import Bounds, compare_answers
+from edgekd.quantize.damage import Answers, Bounds, compare_answers, data_sized
+from edgekd.spec import TensorSpec
 
 RNG = np.random.default_rng(6)
 
@@ -129,8 +130,8 @@ def test_other_shapes_and_missing_outputs_are_refused():
         compare_answers([{"y": a}], [{"z": a}])
 
 
-def test_integers_and_texts_are_compared_for_equality():
-    a = RNG.integers(0, 1000, 64)
+def test_labels_and_texts_are_compared_for_equality():
+    a = RNG.integers(0, 10, 64)
     damage = compare(a, np.where(np.arange(64) < 8, a + 1, a))
     assert damage.agreement == {"y": 56 / 64}
     assert damage.sqnr_db == {"y": None}
@@ -150,3 +151,63 @@ def test_bounds_are_the_caller_s():
     noisy = a + RNG.standard_normal(a.shape).astype(np.float32) * 0.5
     with pytest.raises(ModelError, match="at least 30 are asked"):
         compare(a, noisy, bounds=Bounds(min_sqnr_db=30))
+
+
+def test_integers_of_many_values_are_quantities():
+    pixels = RNG.integers(20, 230, (4, 3, 8, 8)).astype(np.uint8)
+    damage = compare(pixels, pixels + RNG.integers(1, 3, pixels.shape).astype(np.uint8))
+    assert damage.agreement == {"y": 0.0}
+    assert damage.sqnr_db["y"] > 30
+    for wrong in (np.zeros_like(pixels), np.full_like(pixels, 125), RNG.permuted(pixels)):
+        with pytest.raises(ModelError, match="the value of its float source for"):
+            compare(pixels, wrong)
+
+
+def test_few_values_are_no_proof_of_noise():
+    a = np.linspace(0.5, 4, 8)[:, None]
+    assert compare(a[:1], 3 * a[:1]).sqnr_db["y"] < 0
+    assert compare(a[:7], 3 * a[:7]).sqnr_db["y"] < 0
+    assert compare(0 * a[:7], 0 * a[:7] + 1e-7).sqnr_db == {"y": None}
+    with pytest.raises(ModelError, match="dB of signal to noise"):
+        compare(a, 3 * a)
+
+
+def test_sequences_of_logits_are_compared_row_by_row():
+    a = logits(48, 100).reshape(8, 6, 100) + 30  # the common offset alone is enough for the SQNR
+    assert compare(a, a + 0.1 * logits(48, 100).reshape(a.shape)).agreement["y"] > 0.9
+    for wrong in (np.full_like(a, 30), np.roll(a, 1, axis=2), RNG.permuted(a, axis=2)):
+        with pytest.raises(ModelError, match=r"greatest class of its float source for [0-9] of 48 rows"):
+            compare(a, wrong)
+    masked = np.where(np.arange(48).reshape(8, 6, 1) % 2, a, -np.inf)
+    with pytest.raises(ModelError, match="of 24 rows"):
+        compare(masked, np.where(np.isfinite(masked), 30.0, masked))
+
+
+def test_noisy_pictures_have_no_classes_along_their_width():
+    a = RNG.uniform(0, 1, (4, 1, 16, 16))
+    a[..., 1] = a[..., 0] = a.max(-1) + 1e-3  # near ties
+    noisy = a + RNG.standard_normal(a.shape) * 0.12
+    assert 10 < compare(a, noisy).sqnr_db["y"] < 20
+
+
+def test_sizes_that_the_data_decides_may_change():
+    inputs = (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)
+    outputs = (
+        TensorSpec(name="found", dtype="int64", shape=("n", 3)),
+        TensorSpec(name="where", dtype="int64", shape=(2, "m")),
+        TensorSpec(name="y", dtype="float32", shape=("batch", 4)),
+    )
+    free = data_sized(inputs, outputs)
+    assert free == {"found": (0,), "where": (1,)}
+    y = logits(4, 4)
+    one = {"found": np.zeros((7, 3), np.int64), "where": np.zeros((2, 5), np.int64), "y": y}
+    other = {"found": np.zeros((6, 3), np.int64), "where": np.zeros((2, 9), np.int64), "y": y}
+    seen = Answers(free=free)
+    seen.add(one, other)
+    seen.add(one, one)
+    assert seen.damage().resized == {"found": 1, "where": 1}
+    assert seen.damage().to_lineage()["resized_batches"] == {"found": 1, "where": 1}
+    assert seen.examples == 8
+    for wrong in ({"found": np.zeros((7, 4), np.int64)}, {"where": np.zeros((3, 5), np.int64)}, {"y": y[:3]}):
+        with pytest.raises(ModelError, match="has shape"):
+            Answers(free=free).add(one, {**one, **wrong})

@@ -270,3 +270,25 @@ def test_what_is_known_is_not_asked_again() -> None:
     model = Model(damage=[0.02 * 0.7**i for i in range(12)], cost=[1.0 + i % 3 for i in range(12)])
     search(model)
     assert len(model.asked) == len(set(model.asked))
+
+
+def test_what_made_one_mixture_hold_is_tried_first_on_the_next() -> None:
+    damage = [0.05, 0.05, *[0.0001] * 14]
+    lower = replace(INT8, settings=(("precision", "bf16"),))
+    model = Model(damage=damage, cost=[1.0] * 16)
+    found = search(model, classes=[[INT8], [lower]])
+    mended = [m for m in model.asked if m.settings == lower.settings]
+    assert mended == [lower, lower.keeping(["0", "1"])]
+    assert found.winner.mixture.kept == ("0", "1")
+
+
+def test_a_class_that_a_mended_one_leaves_far_behind_is_not_mended() -> None:
+    damage = [0.05, *[0.0001] * 15]
+    model = Model(damage=damage, cost=[1.0] * 16, speed={"cpu:a": 0.2, "cpu:b": 0.8})
+    found = search(model, classes=[[INT8], [OTHER]])
+    assert found.winner.mixture == INT8.keeping(["0"])
+    assert [m for m in model.asked if m.target == "cpu:b"] == [OTHER]
+    # One that may still win is.
+    model.speed = {"cpu:a": 0.2, "cpu:b": 0.21}
+    search(model, classes=[[INT8], [OTHER]])
+    assert OTHER.keeping(["0"]) in model.asked

@@ -200,6 +200,12 @@ def test_weights_without_an_accuracy_level() -> None:
     assert found.time_share == pytest.approx(0.5)
     found = only(why(ops, before, facts=GraphFacts(weight_only=nodes[1:])))
     assert found.kind == "weights_not_the_bottleneck"
+    asked = (WeightOnly(name="m0", bits=4, accuracy_level=1), WeightOnly(name="m1", bits=4, accuracy_level=1))
+    found = only(why(ops, before, facts=GraphFacts(weight_only=asked)))
+    assert found.kind == "accuracy_level_float32"
+    assert (
+        "2 of 2 weight-only products (4-bit) have accuracy_level 1: they unpack to float32" in found.sentence
+    )
 
 
 def test_ranges_that_are_measured_in_every_call() -> None:

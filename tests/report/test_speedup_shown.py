@@ -105,6 +105,6 @@ def test_the_terminal_is_told_all_reasons() -> None:
 
 def test_every_kind_has_words() -> None:
     source = Path(__import__("edgekd.quantize.slowness", fromlist=["_"]).__file__).read_text(encoding="utf-8")
-    kinds = set(re.findall(r'kind="(\w+)"', source)) | {"depthwise", "same_kernels"}
+    kinds = set(re.findall(r'kind="(\w+)"', source)) | {"accuracy_level_missing", "depthwise", "same_kernels"}
     assert kinds == set(KINDS)
     assert len(_RULES) >= 14
