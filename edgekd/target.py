@@ -157,7 +157,8 @@ class Exporter(Protocol):
     Options that every exporter understands or refuses by name: ``shapes`` (of :func:`edgekd.spec.parse_shapes`),
     ``feeds`` (real feeds that parity is checked on as well), ``atol``, ``rtol``, ``dtype``, ``opset``. A class may say
     more: ``OPTIONS`` (name -> help, of its own), ``COMMON`` (without ``dtype`` where that is for the step before),
-    ``FILE_OPTIONS`` (those of its own that name files: exports are kept by the files' content).
+    ``FILE_OPTIONS`` (those of its own that name files: exports are kept by the files' content), ``QUANTIZER`` (a number,
+    raised whenever :meth:`quantize` writes something else for the same configuration: kept files are then made anew).
     """
 
     format: str

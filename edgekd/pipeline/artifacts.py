@@ -289,7 +289,7 @@ def quantize_artifact(
             feeds = _feeds(config, task, artifact, rename or {})
         exporter.quantize(artifact, config, feeds, out).save()
 
-    key = {**_source_key(artifact), **_key(exporter, {}), **_calibration_key(config, task, rename)}
+    key = {**_source_key(artifact), **_key(exporter, {}), **_calibration_key(exporter, config, task, rename)}
     return load_artifact(store.run("quantize", label, key, build).folder, check=False)
 
 
@@ -363,13 +363,17 @@ def _quantize_model(
         exporter.quantize_model(source, config, feeds, out, given(options, described)).save()
 
     key = {
-        **_model_key(source), **_key(exporter_for(format_name), options), **_calibration_key(config, task, rename),
+        **_model_key(source), **_key(exporter_for(format_name), options),
+        **_calibration_key(exporter_for(format_name), config, task, rename),
     }  # fmt: skip
     return load_artifact(store.run("quantize", label, key, build).folder, check=False)
 
 
-def _calibration_key(config: QuantConfig, task: TaskSpec, rename: Mapping[str, str] | None) -> dict[str, Any]:
+def _calibration_key(
+    exporter: Exporter, config: QuantConfig, task: TaskSpec, rename: Mapping[str, str] | None
+) -> dict[str, Any]:
     key = {
+        "quantizer": getattr(exporter, "QUANTIZER", 1),
         "config": config.to_json(),
         "data": task.split_digest(calibration_split(task)) if config.calibrated or _has_data(task) else None,
         "rename": dict(rename or {}),

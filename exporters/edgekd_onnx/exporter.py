@@ -55,6 +55,8 @@ class OnnxExporter:
     #: Folders of weights come before files, which are only changed.
     sources: tuple[str, ...] = ("huggingface", "onnx")
     OPTIONS: ClassVar[Mapping[str, str]] = {**OWN, **FOLDER}
+    #: 2: attention masks stay float, shared weights get copies of their own.
+    QUANTIZER: ClassVar[int] = 2
 
     def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
         """Write ``model`` into the existing folder ``out`` as ``model.onnx``, checked against torch.

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from edgekd.artifact import Artifact, record_file
 from edgekd.data.example import Array
@@ -40,6 +40,8 @@ class OpenVinoExporter:
 
     format = "openvino"
     sources: tuple[str, ...] = ("onnx",)
+    #: 2: without NNCF's fast bias correction.
+    QUANTIZER: ClassVar[int] = 2
 
     def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
         """Write ``model`` into the existing folder ``out`` as ``model.xml`` and ``model.bin``, checked against torch.

@@ -67,3 +67,17 @@ def test_nothing_written_is_the_first_reason(monkeypatch: pytest.MonkeyPatch) ->
         )
     with pytest.raises(DataError):
         candidates(monkeypatch, {"int8": DataError("the calibration data is empty", "")}, "float32", "int8")
+
+
+def test_a_quantizer_that_writes_something_else_makes_kept_files_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgekd.pipeline.artifacts import _calibration_key
+    from edgekd.quantize import QuantConfig
+    from edgekd_onnx.exporter import OnnxExporter
+
+    task = TaskSpec(kind="classification", data={}, base=str(tmp_path))
+    config = QuantConfig(dtype="int4", mode="weight-only", granularity="block")
+    before = _calibration_key(OnnxExporter(), config, task, None)
+    monkeypatch.setattr(OnnxExporter, "QUANTIZER", OnnxExporter.QUANTIZER + 1)
+    assert _calibration_key(OnnxExporter(), config, task, None) != before
