@@ -124,7 +124,7 @@ def test_quantize_then_gate_against_the_float_model(place: Path) -> None:
     [
         (
             ("quantize", "model.onnx", "--dtype", "int3", "--calibration", "data.npz", "-o", "x"),
-            "dtype 'int3'",
+            "precision 'int3'",
         ),
         (("quantize", "model.onnx", "--calibration", "absent.npz", "-o", "x"), "absent.npz does not exist"),
         (("quantize", "model.onnx", "--calibration", "data.npz#0:0", "-o", "x"), "calibration"),

@@ -105,6 +105,7 @@ NOT_RUN = {
         "edgekd gate --teacher bert/model.onnx --student small/model.onnx --task text-classification --data 'dev.tsv?columns=sentence,label'",
     ): "needs two text models; tests/tasks/test_text_gate.py runs it on made ones",
     ("docs/cifar10.md", "edgekd run examples/cifar10/recipe.yaml --only distill"): "trains for hours too",
+    ("docs/cifar10.md", "edgekd run examples/cifar10/fast.yaml"): "trains for an hour, needs the data",
     (
         "docs/distillation.md",
         "accelerate launch --multi_gpu --num_processes 2 -m edgekd distill edgekd.yaml -o student",
