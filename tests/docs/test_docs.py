@@ -123,7 +123,7 @@ NOT_RUN = {
     (
         "docs/search.md",
         "edgekd quantize student.onnx --data labelled.npz --max-accuracy-drop 0.01 --for cpu:onnxruntime --for cpu:openvino -o best",
-    ): "minutes; tests/cli/test_searching.py searches",
+    ): "takes minutes; tests/cli/test_searching.py searches made models",
     ("docs/verbs/doctor.md", "edgekd doctor --need cuda:onnxruntime"): "its exit code depends on the machine",
     (
         "docs/tensorrt.md",

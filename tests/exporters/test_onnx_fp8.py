@@ -145,6 +145,7 @@ def test_without_modelopt_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     from edgekd_onnx.fp8_writing import write_fp8
 
     monkeypatch.setitem(sys.modules, "modelopt.onnx.quantization", None)
+    monkeypatch.setattr("tempfile.tempdir", None)  # the child keeps what it sets
     args = {"source": "a.onnx", "raw": "b.onnx", "inputs": [], "spool": ".", "batches": 0}
     with pytest.raises(MissingDependencyError, match=r"modelopt|onnx_graphsurgeon.*edgekd\[modelopt\]"):
         write_fp8({}, args, [])

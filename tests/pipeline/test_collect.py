@@ -165,7 +165,7 @@ def test_rows_evaluated_under_another_name_are_the_same_rows(
 ) -> None:
     asked: list[str] = []
 
-    def evaluate(request: EvaluationRequest) -> Evaluation:
+    def evaluate(request: EvaluationRequest, children: object) -> Evaluation:
         asked.append(request.label)
         return make_evaluation(
             n=10, name=request.label, split=request.split, artifact=request.artifact.digest
