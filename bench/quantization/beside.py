@@ -56,10 +56,11 @@ def race(
     Args:
         threads: label -> threads of its session.
     """
-    targets = [present_target(t) for t in TARGETS.values()]
-    paths = {k: v for t in targets for k, v in t.runtime_paths.items()}
+    targets = {format_name: present_target(t) for format_name, t in TARGETS.items()}
+    # One runtime for each format: OpenVINO would open ONNX files, too.
+    paths = {format_name: t.runtime_paths[format_name] for format_name, t in targets.items()}
     setting = Setting(
-        target=targets[0].target, runtime_paths=paths, threads=1, batch=1, timeout_s=300.0, memory_bytes=None,
+        target=targets["onnx"].target, runtime_paths=paths, threads=1, batch=1, timeout_s=300.0, memory_bytes=None,
         search=(Path(task.base),),
     )  # fmt: skip
     feeds = Feeds(task=task, split="test")

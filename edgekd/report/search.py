@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from edgekd.gates.accuracy import amount
@@ -92,6 +93,8 @@ def _time(trial: Trial) -> str:
     if trial.latency is None:
         return ""
     x = trial.latency
+    if math.isinf(x.upper):
+        return f"{x.ratio:.3f}x, one restart"
     return f"{x.ratio:.3f}x [{x.lower:.3f}, {x.upper:.3f}]"
 
 
