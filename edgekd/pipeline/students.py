@@ -78,6 +78,7 @@ def make_candidates(
     for format_name in formats or recipe.export:
         name = "student" if len(recipe.export) == 1 else f"student {format_name}"
         own: list[tuple[str, Artifact]] = []
+        searched: list[tuple[str, Artifact]] = []
         why: UsageError | ModelError | None = None
         for precision in recipe.precisions:
             label = f"{name} {precision.name}"
@@ -88,16 +89,23 @@ def make_candidates(
                     sentence, winner = _search(
                         precision, format_name, label, recipe, made, task, store, target
                     )
-                    said = [] if notes is None else notes
-                    said.append(f"{label}: {sentence}")
-                    if winner.digest not in {a.digest for _, a in own}:
-                        own.append((label, winner))
+                    searched.append((label, winner))
+                    if notes is not None:
+                        notes.append(f"{label}: {sentence}")
+                elif notes is not None:
+                    notes.append(f"{label} was left out: it is searched where a run measures.")
             except (UsageError, ModelError) as e:
                 if isinstance(e, ModelError) and precision.cast:
                     raise
                 why = why or e
                 if notes is not None:
                     notes.append(f"There is no {name} in {precision.name}: {e.what}.")
+        # A search may end at what another entry writes: one candidate, not two.
+        own += [
+            s
+            for k, s in enumerate(searched)
+            if s[1].digest not in {a.digest for _, a in [*own, *searched[:k]]}
+        ]
         if not own and why is not None:
             raise why
         found += own

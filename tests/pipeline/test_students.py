@@ -81,3 +81,18 @@ def test_a_quantizer_that_writes_something_else_makes_kept_files_anew(
     before = _calibration_key(OnnxExporter(), config, task, None)
     monkeypatch.setattr(OnnxExporter, "QUANTIZER", OnnxExporter.QUANTIZER + 1)
     assert _calibration_key(OnnxExporter(), config, task, None) != before
+
+
+def test_a_search_that_ends_at_another_entry_is_one_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    same: Any = SimpleNamespace(digest="sha256:same")
+    monkeypatch.setattr(students, "_make", lambda *rest: same)
+    monkeypatch.setattr(students, "_search", lambda *rest: ("int8 of 3", same))
+    entries = (precision_of({"search": {"max_drop": 0.01}}), precision_of("int8"))
+    recipe: Any = SimpleNamespace(export=["onnx"], precisions=entries)
+    anything: Any = object()
+    notes: list[str] = []
+    made = students.make_candidates(recipe, anything, TASK, anything, notes=notes, target=anything)
+    assert [label for label, _ in made] == ["student int8"]
+    assert notes == ["student searched: int8 of 3"]
+    made = students.make_candidates(recipe, anything, TASK, anything, notes=notes)
+    assert notes[1:] == ["student searched was left out: it is searched where a run measures."]
