@@ -14,6 +14,7 @@ from edgekd.pipeline.run import student_references
 from edgekd.quantize.config import config_of
 from edgekd.tasks import TaskSpec
 from edgekd.testing import write_fake
+from edgekd_onnx.exporter import OnnxExporter
 
 
 def test_a_quantized_file_is_no_float_reference(tmp_path: Path) -> None:
@@ -39,7 +40,10 @@ def test_another_modelopt_makes_another_fp8_file(monkeypatch: pytest.MonkeyPatch
     for version in ("0.1", "0.2"):
         monkeypatch.setattr(artifacts, "tool_versions", lambda *p, v=version: dict.fromkeys(p, v))
         keys.append(
-            {w: artifacts._calibration_key(config_of(w), task, None) for w in ("float8e4m3fn", "int8")}
+            {
+                w: artifacts._calibration_key(OnnxExporter(), config_of(w), task, None)
+                for w in ("float8e4m3fn", "int8")
+            }
         )
     assert keys[0]["float8e4m3fn"] != keys[1]["float8e4m3fn"]
     assert {"nvidia-modelopt", "onnx-graphsurgeon"} <= set(keys[0]["float8e4m3fn"]["float8_tools"])
