@@ -81,6 +81,9 @@ class Group:
         """The first process's value, in all."""
         return value
 
+    def wait(self) -> None:
+        """Until every process has come here."""
+
     def leave(self) -> None:
         """End the group."""
 
@@ -153,6 +156,9 @@ class _Together(Group):
         told = [value]
         self._torch.distributed.broadcast_object_list(told, src=0)
         return told[0]
+
+    def wait(self) -> None:
+        self._torch.distributed.barrier()
 
     def leave(self) -> None:
         self._torch.distributed.destroy_process_group()

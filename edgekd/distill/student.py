@@ -145,8 +145,10 @@ def train_model(
         )
         if aware is not None:
             aware.finish(model, data.student)
-    group.agree("written")
-    return load_model(out)
+    group.wait()
+    written = load_model(out)
+    group.wait()  # the first process renames ``out`` next: not under one that still reads it
+    return written
 
 
 def keep_teacher_logits(

@@ -146,7 +146,13 @@ def test_the_command_is_the_same_under_accelerate(place: Path, monkeypatch: pyte
     assert len(list((place / "c2" / "work").glob("train-*/resume/checkpoint.safetensors"))) == 1, (
         killed.stderr
     )
-    done = start([*LAUNCH, *distill, str(place / "two")], **cache)
+    # The second process is slow to read what the first one wrote, and renames next.
+    (place / "sitecustomize.py").write_text(
+        "import os, time\nfrom edgekd.distill import student\nload = student.load_model\n"
+        "def slowly(folder):\n    time.sleep(1)\n    return load(folder)\n"
+        "if os.environ.get('RANK') == '1': student.load_model = slowly\n"
+    )
+    done = start([*LAUNCH, *distill, str(place / "two")], PYTHONPATH=str(place), **cache)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1, done.stdout
     assert "last epoch's loss" in done.stdout
