@@ -121,10 +121,21 @@ class ChildError(InfrastructureError):
 
 
 class PolicyError(EdgeKDError):
-    """Refused by a file-safety or provenance rule, or a bundle that fails ``verify``."""
+    """Refused by a file-safety or provenance rule, or a bundle that fails ``verify``.
+
+    Attributes:
+        rule: which rule, by its name in the docs (``external-data-link``); empty where there is only one.
+    """
 
     exit_code = EXIT_POLICY
     kind = "policy"
+
+    def __init__(self, what: str, fix: str = "", rule: str = "") -> None:
+        super().__init__(what, fix)
+        self.rule = rule
+
+    def __reduce__(self) -> tuple[type[EdgeKDError], tuple[str, str, str]]:  # type: ignore[override]
+        return type(self), (self.what, self.fix, self.rule)
 
 
 class NotReleasableError(EdgeKDError):
