@@ -13,7 +13,7 @@ from edgekd.stages import tool_versions
 from edgekd.target import Session, SessionOptions
 from edgekd_onnx.export_options import ExportOptions
 from edgekd_onnx.finishing import Source, finish, threads_here
-from edgekd_onnx.reading import external_files, load_graph, opset_of
+from edgekd_onnx.reading import external_files, opset_of
 
 
 def load_whole(path: Path) -> Any:
@@ -23,7 +23,7 @@ def load_whole(path: Path) -> Any:
         ModelError: it cannot be read; PolicyError: external data that it may not reach.
     """
     onnx = require("onnx", extra="ort", purpose="converting ONNX files")
-    external_files(path, load_graph(path))
+    external_files(path)
     return onnx.load(str(path))
 
 

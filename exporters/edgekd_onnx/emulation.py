@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import UsageError
+from edgekd.inspect import wire
+from edgekd.inspect.limits import LIMITS
 from edgekd.target import SessionOptions
-from edgekd_onnx.external import Bytes, numbers_and_fields
 
 FLOAT8 = "float8e4m3fn"
 #: The only level at which such a graph is opened.
@@ -40,25 +41,29 @@ _TYPE_NAMES = (b"output_dtype", b"to")
 def holds_float8(path: Path) -> bool:
     """Whether an ``.onnx`` file has FP8 (E4M3) weights, zero points or casts; a damaged file has none."""
     try:
-        with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return any(kind == _FLOAT8E4M3FN for kind in _types(data))
-    except (OSError, ValueError):  # missing, or empty: the runtime says so
+        with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            with memoryview(mapped) as data:
+                return any(kind == _FLOAT8E4M3FN for kind in _types(data))
+    except (OSError, ValueError):  # missing, empty or no protobuf: the runtime says so
         return False
 
 
-def _types(data: Bytes) -> Iterator[int]:
+def _types(data: memoryview) -> Iterator[int]:
+    budget = wire.Budget(LIMITS.fields)
     waiting = [("Model", 0, len(data))]
     while waiting:
         kind, start, end = waiting.pop()
         name = number = None
-        for field, value, first, last in numbers_and_fields(data, start, end):
-            if value is not None:
+        for field, wire_type, first, last in wire.fields(data, start, end, budget):
+            if wire_type == wire.VARINT:
                 if kind == "Tensor" and field == _DATA_TYPE:
-                    yield value
+                    yield first
                 elif kind == "Attribute" and field == _ATTRIBUTE_INT:
-                    number = value
+                    number = first
+            elif wire_type != wire.LENGTH:
+                continue
             elif kind == "Attribute" and field == _ATTRIBUTE_NAME:
-                name = data[first:last]
+                name = bytes(data[first : min(last, first + 16)])
             elif field in (inside := _INSIDE.get(kind, {})):
                 waiting.append((inside[field], first, last))
         if name in _TYPE_NAMES and number is not None:

@@ -12,7 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgekd.artifact import Artifact, record_file
+from edgekd.documents import is_file_name, parse_json, read_plain_file
 from edgekd.errors import ModelError, PolicyError
+from edgekd.inspect import inspect_file
 from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.prepare import TOKENIZER_FILE, locate_files
 
@@ -40,9 +42,9 @@ def is_folder(path: Path) -> bool:
     if not config.is_file():
         return False
     try:
-        value = json.loads(config.read_bytes())
+        value = parse_json(read_plain_file(config, ModelError))
     except (OSError, ValueError):
-        return False
+        return True  # there is one, and what is wrong with it is said when it is read
     return isinstance(value, dict) and ("model_type" in value or "architectures" in value)
 
 
@@ -57,6 +59,12 @@ def read_folder(path: Path) -> Artifact:
         ModelError: weights or configuration missing or damaged, or quantized already.
     """
     config = read_document(path / CONFIG_FILE)
+    names_of = config.get("architectures") or []
+    if not isinstance(names_of, list) or not all(isinstance(n, str) for n in names_of):
+        raise ModelError(
+            f"{path / CONFIG_FILE} gives {str(names_of)[:60]!r} as its architectures, expected names",
+            "the file is damaged: copy it again",
+        )
     for name in (CONFIG_FILE, _TOKENIZER_CONFIG, _PREPROCESSOR):
         if (path / name).is_file() and "auto_map" in read_document(path / name):
             raise PolicyError(
@@ -71,7 +79,12 @@ def read_folder(path: Path) -> Artifact:
         raise ModelError(f"{path} is quantized already", "give the model in float32, float16 or bfloat16")
     weights = _weights(path)
     names = sorted({CONFIG_FILE, *weights, *(n for n in _BESIDE if (path / n).is_file())})
-    prepare, size = _prepare(path)
+    try:
+        prepare, size = _prepare(path)
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError) as e:
+        raise ModelError(
+            f"{path / _PREPROCESSOR} is not a whole preprocessor ({e})", "the file is damaged: copy it again"
+        ) from e
     from edgekd_onnx.folder_boundary import known_inputs
 
     read = Artifact(
@@ -84,7 +97,7 @@ def read_folder(path: Path) -> Artifact:
         outputs=(),
         lineage={
             "source": path.name,
-            "architecture": next(iter(config.get("architectures") or ()), ""),
+            "architecture": next(iter(names_of), ""),
             "model_type": str(config.get("model_type", "")),
             "image_size": size,
         },
@@ -99,10 +112,10 @@ def read_document(path: Path) -> Mapping[str, Any]:
         ModelError: missing, unreadable, or something else.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(read_plain_file(path, ModelError))
     except OSError as e:
         raise ModelError(f"cannot read {path}: {e.strerror}", "check the folder") from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         refuse_pointer_file(path, ModelError)
         raise ModelError(f"{path} is not JSON ({e})", "the file is damaged: copy it again") from e
     if not isinstance(value, dict):
@@ -126,7 +139,8 @@ def _weights(path: Path) -> list[str]:
         raise ModelError(f"{path / _INDEX} names no weights", "the file is damaged: copy it again")
     found = sorted({str(s) for s in shards.values()})
     for shard in found:
-        if PurePosixPath(shard).name != shard or not shard.endswith(".safetensors"):
+        outside = PurePosixPath(shard).name != shard or not is_file_name(shard)
+        if outside or not shard.endswith(".safetensors"):
             raise PolicyError(f"{path / _INDEX} names the file {shard!r}", "do not use this folder")
         if not (path / shard).is_file():
             raise ModelError(f"{path / shard} is missing", "copy it beside config.json")
@@ -148,7 +162,7 @@ def _dtype(path: Path, weights: list[str]) -> str:
 
 def _header(path: Path) -> Mapping[str, Any]:
     """A safetensors header: 8 bytes of length (little-endian), then JSON (safetensors, "Format")."""
-    refuse_pointer_file(path, ModelError)
+    inspect_file(path, digest=False)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -13,7 +13,7 @@ from edgekd.files import storage_error
 from edgekd.lazy import require
 from edgekd.target import SessionOptions
 from edgekd_onnx.origin import module_of
-from edgekd_onnx.reading import external_files, load_graph
+from edgekd_onnx.reading import external_files
 from edgekd_onnx.runtime import OnnxRuntime
 from edgekd_onnx.writing import EXTERNAL_BYTES
 
@@ -33,8 +33,7 @@ class OnnxProbe:
 
     def __post_init__(self) -> None:
         onnx = require("onnx", extra="ort", purpose="comparing ONNX files")
-        graph_only = load_graph(self.path)
-        external_files(self.path, graph_only)
+        external_files(self.path)
         self.model = onnx.load(str(self.path))
         self.made_by = {
             o: n.op_type

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from edgekd.artifact import Artifact, record_file
-from edgekd.errors import ModelError, PolicyError
+from edgekd.errors import ModelError
+from edgekd.inspect import inspect_file
 from edgekd.lazy import require
 from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.spec import TensorSpec
-from edgekd_onnx.external import refuse_location
 from edgekd_onnx.runtime import dimension
 from edgekd_onnx.writing import one_line
 
@@ -50,73 +50,14 @@ def load_graph(path: Path) -> Any:
     return model
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[Any]) -> Iterator[Any]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _tensors(inner)
-
-
-def _all_tensors(model: Any) -> Iterator[Any]:
-    yield from _tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
-
-
-def external_files(path: Path, model: Any) -> tuple[str, ...]:
-    """Names of the files beside ``path`` that hold its external data, sorted.
+def external_files(path: Path) -> tuple[str, ...]:
+    """Names of the files beside ``path`` that hold its external data, sorted; :mod:`edgekd.inspect` has checked all.
 
     Raises:
-        PolicyError: a location outside the folder, a link, or an offset or length beyond the file;
-        ModelError: a file that is missing.
+        PolicyError: the file breaks a rule of the inspector; ModelError: it, or one of those files, is missing.
     """
-    onnx = require("onnx", extra="ort", purpose="reading ONNX files")
-    found: set[str] = set()
-    for tensor in _all_tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {e.key: e.value for e in tensor.external_data}
-        location = entries.get("location", "")
-        refuse_location(path, location, tensor.name)
-        _refuse_links(path, location)
-        file = path.parent / location
-        if not file.is_file():
-            raise ModelError(f"{path} keeps weights in {file}, which is missing", "copy it beside the model")
-        try:
-            offset = int(entries.get("offset", "0"))
-            length = int(entries["length"]) if "length" in entries else None
-        except ValueError as e:
-            raise PolicyError(
-                f"{path}: tensor '{tensor.name}' has external data at {entries!r}", "do not use this file"
-            ) from e
-        size = file.stat().st_size
-        end = offset + (length if length is not None else 0)
-        if offset < 0 or (length is not None and length < 0) or end > size:
-            raise PolicyError(
-                f"{path}: tensor '{tensor.name}' reaches to byte {end} from {offset} of {file} ({size} bytes)",
-                "do not use this file, or copy its data again",
-            )
-        found.add(PurePosixPath(location).as_posix())
-    return tuple(sorted(found))
-
-
-def _refuse_links(path: Path, location: str) -> None:
-    pure = PurePosixPath(location)
-    file = path.parent / location
-    if any((path.parent / p).is_symlink() for p in [pure, *pure.parents]):
-        raise PolicyError(f"{path}: external data {location!r} is a symbolic link", "copy the file itself")
-    if file.is_file() and file.stat().st_nlink > 1:
-        raise PolicyError(f"{path}: external data {location!r} is a hard link", "copy the file itself")
+    found = inspect_file(path, digest=False)
+    return tuple(sorted(file.relative_to(path.parent).as_posix() for file in found.files))
 
 
 def guess_dtype(model: Any) -> str:
@@ -178,8 +119,8 @@ def _spec(path: Path, value: Any) -> TensorSpec:
 def read_artifact(path: Path, outputs: Sequence[str]) -> Artifact:
     """See :meth:`edgekd_onnx.exporter.OnnxExporter.read`."""
     onnx = require("onnx", extra="ort", purpose="reading ONNX files")
+    external = external_files(path)
     model = load_graph(path)
-    external = external_files(path, model)
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as e:

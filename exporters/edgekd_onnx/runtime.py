@@ -13,6 +13,8 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.deviation import Probe
 from edgekd.errors import DataError, MissingDependencyError, ModelError, TargetUnavailableError
+from edgekd.inspect import inspect_file
+from edgekd.inspect.limits import STORED
 from edgekd.lazy import require
 from edgekd.placement import PlacedOp
 from edgekd.spec import Dim, TensorSpec, check_feeds
@@ -20,7 +22,6 @@ from edgekd.target import Placement, SessionOptions
 from edgekd.workload import Profile
 from edgekd_onnx.compute_stream import ComputeStream, compute_stream
 from edgekd_onnx.emulation import FLOAT8, emulating, holds_float8
-from edgekd_onnx.external import refuse_outside_data
 from edgekd_onnx.providers import (
     CPU,
     CUDA,
@@ -307,7 +308,7 @@ class OnnxRuntime:
         if not path.is_file():
             raise ModelError(f"{path} does not exist", "check the path")
         if path.suffix == ".onnx":
-            refuse_outside_data(path)
+            inspect_file(path, limits=STORED, digest=False)
         on_cpu = wanted == CPU
         low = path.suffix == ".onnx" and holds_float8(path)
         if low:

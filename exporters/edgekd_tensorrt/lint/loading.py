@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from edgekd.errors import ModelError, PolicyError
 from edgekd.files import sha256_file
+from edgekd.inspect.external_data import ExternalData
+from edgekd.inspect.limits import LIMITS
 from edgekd.lazy import require
 from edgekd.lfs_pointer import refuse_pointer_file
-from edgekd_onnx.reading import DEFAULT_DOMAIN, external_files
+from edgekd_onnx.reading import DEFAULT_DOMAIN
 from edgekd_onnx.writing import one_line
 from edgekd_tensorrt.lint.isolation import check_and_infer, inline_functions
 from edgekd_tensorrt.lint.wire import slim
@@ -166,6 +168,7 @@ def _unreadable(path: Path, model: Any) -> dict[str, str]:
     """External tensors of the graph and its branches whose data is missing, too short, or outside the folder."""
     onnx = require("onnx", extra="ort", purpose=_PURPOSE)
     found: dict[str, str] = {}
+    beside = ExternalData(path, LIMITS)
     waiting = [model.graph]
     while waiting:
         graph = waiting.pop()
@@ -178,10 +181,8 @@ def _unreadable(path: Path, model: Any) -> dict[str, str]:
         for name, tensor in tensors:
             if tensor.data_location != onnx.TensorProto.EXTERNAL:
                 continue
-            alone = onnx.ModelProto()
-            alone.graph.initializer.append(tensor)
             try:
-                external_files(path, alone)
+                beside.check(tensor.name, [(e.key, e.value) for e in tensor.external_data], None)
             except (ModelError, PolicyError) as e:
                 found[name] = e.what
     return found
