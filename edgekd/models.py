@@ -2,39 +2,33 @@
 
 References: ``zoo:NAME``, ``python:package.module:factory``, a file that an exporter plugin reads (``.onnx``, ``.xml``,
 ``.tflite``, ...), a ``.safetensors`` file with ``model.json`` beside it, or a folder that holds ``artifact.json`` or
-``model.json`` (a stage's folder does).
+``model.json`` (a stage's folder does), or a released bundle, folder or .tar, which is verified first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgekd.artifact import ARTIFACT_FILE, Artifact, load_artifact
+from edgekd.doors import MODEL_ENDINGS, inspect_opened, safe_weights
+from edgekd.engine_trust import NATIVE_ENDINGS, require_trusted, require_trusted_file
 from edgekd.errors import EvidenceError, ModelError, UsageError
 from edgekd.files import sha256_file
+from edgekd.inspect import inspect_file, refuse
 from edgekd.model import MODEL_FILE, Model, load_model
 from edgekd.plugins import load_plugin
 from edgekd.prepare import TOKENIZER_FILE, locate_files, prepare_key
 from edgekd.stages import StageStore, tool_versions
 from edgekd.tuned import read_beside
 
-#: File endings that an exporter plugin reads.
-_FORMATS = {
-    ".onnx": "onnx",
-    ".ort": "ort",
-    ".xml": "openvino",
-    ".tflite": "litert",
-    ".pte": "executorch",
-    ".engine": "tensorrt",
-    ".plan": "tensorrt",
-}
 #: Endings that are models, and are not opened: unpickling can run code.
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _SUPPORTED = (
-    f"known: {', '.join(_FORMATS)}, .safetensors with model.json beside it, artifact, model and Hugging Face folders, "
+    f"known: {', '.join(MODEL_ENDINGS)}, .safetensors with model.json beside it, artifact, model and Hugging Face folders, "
+    "released bundles (folder or .tar), "
     "zoo:NAME and python:module:factory"
 )
 
@@ -66,6 +60,7 @@ def materialise(
             f"weights {weights} do not exist",
             "check the path (relative paths start at the recipe, else here)",
         )
+    weights = None if weights is None else safe_weights(weights, store)
     key = {
         "factory": factory_digest(factory, search),
         "prepare": prepare_key(prepare),
@@ -92,7 +87,13 @@ def materialise(
 
 
 def open_reference(
-    ref: str, *, weights: Path | None, base: Path | None, store: StageStore
+    ref: str,
+    *,
+    weights: Path | None,
+    base: Path | None,
+    store: StageStore,
+    formats: Sequence[str] = (),
+    target: str = "",
 ) -> Artifact | Model:
     """Open a model by reference.
 
@@ -100,11 +101,12 @@ def open_reference(
         ref: see the module's docstring.
         weights: safetensors for a ``zoo:`` or ``python:`` reference; None draws them from seed 0.
         base: the folder that relative paths and ``python:`` modules start from; None for the current one.
-        store: where torch modules are materialised.
+        store: where torch modules are materialised, and bundles unpacked.
+        formats, target: which of a bundle's artifacts to take: of a format that is opened, selected for that target.
 
     Raises:
         UsageError: a reference of no known form; ModelError: missing, damaged, or of a format that this version
-        does not read; PolicyError: a file that reaches outside its folder.
+        does not read; PolicyError: a file that reaches outside its folder, or a bundle that is not as released.
     """
     scheme = ref.partition(":")[0]
     if scheme in ("zoo", "python"):
@@ -126,7 +128,18 @@ def open_reference(
             f"model {path} has its own weights, but {weights} were given too",
             "give weights to zoo: and python: models only",
         )
-    return _open_folder(path) if path.is_dir() else _open_file(path)
+    from edgekd.release.opening import artifact_of, is_bundle, open_bundle
+
+    if is_bundle(path):
+        opened: Artifact | Model = artifact_of(
+            open_bundle(path, cache=store.root), formats=formats, target=target
+        )
+    else:
+        opened = _open_folder(path) if path.is_dir() else _open_file(path, store)
+    inspect_opened(opened, store.root)
+    if isinstance(opened, Artifact):
+        require_trusted(opened, store.trust.engines, store.root)
+    return opened
 
 
 def _open_folder(path: Path) -> Artifact | Model:
@@ -144,17 +157,21 @@ def _open_folder(path: Path) -> Artifact | Model:
     )
 
 
-def _open_file(path: Path) -> Artifact | Model:
+def _open_file(path: Path, store: StageStore) -> Artifact | Model:
     if path.name == ARTIFACT_FILE:
         return load_artifact(path.parent)
     if path.name == MODEL_FILE:
         return load_model(path.parent)
     ending = path.suffix.lower()
-    if ending in _FORMATS:
+    if ending in MODEL_ENDINGS:
         recorded = _recorded(path)
         if recorded is not None:
             return recorded
-        read: Artifact = load_plugin("edgekd.exporters", _FORMATS[ending])().read(path)
+        if ending in NATIVE_ENDINGS:
+            require_trusted_file(path, store.trust.engines, store.root)
+        else:
+            inspect_file(path, digest=False)
+        read: Artifact = load_plugin("edgekd.exporters", MODEL_ENDINGS[ending])().read(path)
         return replace(_with_tokenizer_beside(read), tuned=read_beside(read))
     if ending == ".safetensors":
         if not (path.parent / MODEL_FILE).is_file():
@@ -170,10 +187,10 @@ def _open_file(path: Path) -> Artifact | Model:
             )
         return model
     if ending in _PICKLED:
-        raise ModelError(
-            f"{path} is a pickled file, which can run code when it is opened",
-            "save the weights as .safetensors and name the network: zoo:NAME or python:module:factory",
-        )
+        raise refuse(
+            "pickle", path, "it is a pickled file, which can run code when it is opened",
+            "save the weights as .safetensors and name the network: zoo:NAME or python:module:factory --weights W",
+        )  # fmt: skip
     raise UsageError(f"model {path} has the unknown ending {ending!r}", _SUPPORTED)
 
 

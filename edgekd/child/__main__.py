@@ -33,6 +33,17 @@ def _confine(settings: dict[str, Any]) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (settings["memory_bytes"],) * 2)
 
 
+def _limit_cpu(seconds: float) -> None:
+    """Allow that much CPU time from now on; beyond it the kernel ends this process, whatever became of its parent."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        most = int(used.ru_utime + used.ru_stime + seconds) + 1
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (most if hard < 0 else min(most, hard), hard))
+
+
 def main() -> None:
     """Answer requests until the parent closes the pipe."""
     read_fd, write_fd = int(sys.argv[1]), int(sys.argv[2])
@@ -51,11 +62,16 @@ def main() -> None:
             request, arrays = wire.decode(wire.receive(read_fd))
         except wire.WireClosedError:
             return
+        _limit_cpu(settings["cpu_s"])
         try:
             reply, made = load_path(request["call"])(state, request["args"], arrays)
             answer: dict[str, Any] = {"ok": reply}
         except EdgeKDError as e:
-            answer, made = {"error": {"class": type(e).__name__, "what": e.what, "fix": e.fix}}, []
+            rule = getattr(e, "rule", "")
+            answer, made = (
+                {"error": {"class": type(e).__name__, "what": e.what, "fix": e.fix, "rule": rule}},
+                [],
+            )
         except MemoryError:
             answer, made = {"error": {"class": "MemoryError", "what": "", "fix": ""}}, []
         except Exception as e:  # noqa: BLE001 - reported to the parent, which raises it

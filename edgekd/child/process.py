@@ -17,14 +17,19 @@ from typing import IO, Any
 from edgekd import errors
 from edgekd.child import wire
 from edgekd.data.example import Array
-from edgekd.errors import ChildError, EdgeKDError
+from edgekd.errors import ChildError, EdgeKDError, PolicyError
+from edgekd.files import disk_cause, storage_error
 
 #: A child that ignores SIGTERM for this long is killed.
 _GRACE_S = 2.0
 
+#: Absent on Windows.
+_SIGXCPU = getattr(signal, "SIGXCPU", 24)
+
 #: Not ``-m``: that would put the current folder first, where a file named like a standard module breaks everything.
 _START = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; "
+    "import os; from edgekd import no_network as n; os.environ[n.STATE_VARIABLE] = n.leave_network(); "
     "import runpy; runpy.run_module('edgekd.child', run_name='__main__', alter_sys=True)"
 )
 
@@ -36,6 +41,7 @@ class Limits:
     Attributes:
         timeout_s: for one request.
         memory_bytes: address space; None leaves it open (some runtimes reserve far more than they use).
+        cpu_s: CPU time for one request, of all its threads; None: ``timeout_s`` on every CPU that it may use.
         file_bytes: largest file it may write.
         cpus: CPU numbers it is pinned to; empty for all.
         threads: handed to the common thread-pool variables.
@@ -43,6 +49,7 @@ class Limits:
 
     timeout_s: float = 300.0
     memory_bytes: int | None = None
+    cpu_s: float | None = None
     file_bytes: int = 1 << 36
     cpus: tuple[int, ...] = ()
     threads: int | None = None
@@ -82,13 +89,18 @@ class ChildProcess:
     def __init__(self, purpose: str, limits: Limits | None = None, search: Sequence[Path] = ()) -> None:
         self.purpose = purpose
         self.limits = limits or Limits()
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        try:
+            self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        except OSError as e:
+            raise storage_error(e, Path(e.filename or tempfile.gettempdir())) from e
         child_in, self._write = os.pipe()
         self._read, child_out = os.pipe()
         settings = {
             "parent": os.getpid(),
             "cpus": list(self.limits.cpus),
             "memory_bytes": self.limits.memory_bytes,
+            "cpu_s": self.limits.cpu_s
+            or self.limits.timeout_s * (len(self.limits.cpus) or os.cpu_count() or 1),
             "file_bytes": self.limits.file_bytes,
             "search": [str(p) for p in search],
         }
@@ -97,6 +109,7 @@ class ChildProcess:
             for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
                 env[name] = str(self.limits.threads)
         env["PYTHONHASHSEED"] = "0"
+        env["TMPDIR"] = tempfile.gettempdir()  # what a killed child leaves goes with the parent's own
         command = [sys.executable, "-c", _START, str(child_in), str(child_out), json.dumps(settings)]
         try:
             self._process = subprocess.Popen(
@@ -188,8 +201,13 @@ class ChildProcess:
                 outcome="out of memory",
             )
         found = getattr(errors, error["class"], None)
+        if found is PolicyError:
+            return PolicyError(error["what"], error["fix"], error.get("rule", ""))
         if isinstance(found, type) and issubclass(found, EdgeKDError):
             return found(error["what"], error["fix"])
+        folder = Path(tempfile.gettempdir())
+        if (cause := disk_cause(OSError(error["what"]), folder)) is not None:
+            return storage_error(cause, folder)  # this machine's disk says nothing about the model
         return ChildError(f"{self.purpose} failed: {error['what']}", "see the message", outcome="exception")
 
     def _died(self) -> ChildError:
@@ -208,6 +226,12 @@ class ChildProcess:
         if any(s in tail for s in ("bad_alloc", "MemoryError", "allocate memory", "out of memory")):
             return ChildError(
                 f"{self.purpose} ran out of memory{hint}", "raise the limit", outcome="out of memory"
+            )
+        if code == -_SIGXCPU:
+            return ChildError(
+                f"{self.purpose} used more CPU time than one request may and was stopped{hint}",
+                "raise measure.timeout_s (--timeout), or look for an endless loop in the model or runtime",
+                outcome="time-out",
             )
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from edgekd.data.example import Array
 from edgekd.errors import DataError
+from edgekd.no_network import STATE_VARIABLE
 from edgekd.plugins import load_path
 from edgekd.target import Session, SessionOptions
 
@@ -37,6 +39,11 @@ def placement_json(session: Session) -> dict[str, Any]:
         "threads": p.threads,
         "detail": dict(p.detail),
     }
+
+
+def network(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:
+    """Whether this child has a network: ``none``, or ``shared: why``."""
+    return {"network": os.environ.get(STATE_VARIABLE, "shared: not asked")}, []
 
 
 def describe(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.data.example import Example, Source
-from edgekd.errors import DataError, UsageError
+from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.files import digest_of
+from edgekd.inspect import inspect_file
 from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.pythonpath import python_source_digest, resolve_python
 
@@ -208,6 +209,22 @@ def _columns(body: str, whole: Path) -> tuple[str, tuple[str, ...]]:
     return path, names
 
 
+#: Endings of files that hold rows.
+_FILES = (".npz", ".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def _inspect(path: Path) -> None:
+    """Look into a file before a library opens it.
+
+    Raises:
+        PolicyError: a rule is broken; DataError: empty or unreadable.
+    """
+    try:
+        inspect_file(path, digest=False)
+    except ModelError as e:
+        raise DataError(e.what, e.fix) from e
+
+
 def _open_path(body: str, base: Path | None) -> Source:
     body, columns = _columns(body, Path(body) if base is None else base / body)
     path = Path(body) if base is None else base / body
@@ -222,11 +239,13 @@ def _open_path(body: str, base: Path | None) -> Source:
         return AudioFolder(path) if holds_recordings(path) else ImageFolder(path)
     refuse_pointer_file(path)
     suffix = path.suffix.lower()
+    if suffix in _FILES:
+        _inspect(path)
     if suffix == ".npz":
         from edgekd.data.npz import NpzSource
 
         return NpzSource(path)
-    if suffix in (".csv", ".tsv", ".jsonl", ".parquet"):
+    if suffix in _FILES:
         from edgekd.data.tables import TableSource
 
         return TableSource(path, columns)

@@ -21,6 +21,7 @@ import numpy as np
 from edgekd.data.example import Array, Example
 from edgekd.errors import DataError
 from edgekd.files import digest_of, sha256_file
+from edgekd.inspect import refuse
 from edgekd.lazy import require
 
 _WHOLE, _NUMBER, _TEXT = "whole", "number", "text"
@@ -59,7 +60,7 @@ class _Column:
         text = cell.strip()
         if text.startswith("["):
             self.lists = True
-            with contextlib.suppress(ValueError):  # reported when its row is read
+            with contextlib.suppress(ValueError, RecursionError):  # reported when its row is read
                 self.add_value(json.loads(text))
         elif text:
             self.single = True
@@ -118,7 +119,7 @@ def _parsed(cell: str, column: _Column, where: str) -> Any:
         return int(text) if column.kind == _WHOLE else float(text)
     try:
         return json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise DataError(
             f"{where}: {text[:40]!r} is not a JSON list ({e})", "write numbers as [1, 2, 3]"
         ) from e
@@ -170,13 +171,24 @@ class TableSource:
                 )
             yield row
 
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """A JSON object; of one key twice, readers take different values."""
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            keys = [k for k, _ in pairs]
+            twice = next(k for k in keys if keys.count(k) > 1)
+            raise refuse(
+                "json-keys", self.path, f"an object has the key {twice[:40]!r} twice", "mend the row"
+            )
+        return made
+
     def _lines(self, f: TextIO) -> Iterator[Mapping[str, Any]]:
         for number, line in enumerate(f, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError as e:
+                row = json.loads(line, object_pairs_hook=self._object)
+            except (ValueError, RecursionError) as e:
                 raise DataError(f"{self.path}:{number} is not JSON ({e})", "write one object per line") from e
             if not isinstance(row, dict):
                 raise DataError(f"{self.path}:{number} is not an object", "write one object per line")
@@ -199,7 +211,7 @@ class TableSource:
         if self._suffix == ".parquet":
             return found
         # The rows before a damaged one are good, and it is reported when its turn comes.
-        with contextlib.suppress(DataError, OSError, ValueError, csv.Error):
+        with contextlib.suppress(DataError, OSError, ValueError, RecursionError, csv.Error):
             for row in self._rows():
                 for name, value in row.items():
                     if name is None or not _is_input(name):
@@ -220,6 +232,10 @@ class TableSource:
             return np.asarray(value)
         if _any(value, lambda v: isinstance(v, bool)):
             raise DataError(f"{where}: {str(value)[:40]} is boolean", "write 0 and 1, or text")
+        if _any(value, lambda v: isinstance(v, dict)):
+            raise DataError(
+                f"{where}: {str(value)[:40]} is an object", "write numbers, text or lists of them"
+            )
         if _any(value, lambda v: v is None):
             raise DataError(f"{where}: a value is missing in {str(value)[:40]}", "mend the row")
         try:
@@ -250,7 +266,8 @@ class TableSource:
                         n.removeprefix("slice_"): str(v) for n, v in row.items() if n.startswith("slice_")
                     },
                 )
-        except (OSError, ValueError, csv.Error) as e:  # pyarrow's ArrowInvalid is a ValueError
+        # pyarrow's ArrowInvalid is a ValueError.
+        except (OSError, ValueError, RecursionError, csv.Error) as e:
             raise DataError(f"cannot read {self.path} ({e})", "check the file") from e
 
     @property

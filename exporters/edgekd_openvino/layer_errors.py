@@ -24,14 +24,8 @@ from edgekd_openvino.library import core, errors, reason
 from edgekd_openvino.probe import AS_WRITTEN
 from edgekd_openvino.runtime import read_model
 from edgekd_openvino.specs import read_specs
+from edgekd_openvino.unquantizing import MOVING, QUANTIZER, is_stored
 
-_QUANTIZER = "FakeQuantize"
-#: What lies between a stored weight and the operator that uses it.
-_OF_WEIGHTS = ("Constant", "Convert", "Subtract", "Multiply", "Reshape", "Transpose", _QUANTIZER)
-#: What only moves numbers on: it is not quantized itself, and what comes behind it is.
-_MOVING = (
-    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "StridedSlice", "Split", "VariadicSplit", "MaxPool", "Pad",
-)  # fmt: skip
 #: Output of a multiply-accumulate operator, per element, takes this product of the weight's dimensions (OpenVINO's
 #: operator specifications: [out, in, ...], [groups, out, in, ...]).
 _WEIGHT_DIMENSIONS = {"Convolution": 1, "GroupConvolution": 2}
@@ -115,25 +109,16 @@ def _named(model: Any) -> dict[str, Any]:
     return {str(op.get_friendly_name()): op for op in model.get_ops()}
 
 
-def _is_stored(node: Any) -> bool:
-    """Whether a tensor comes of constants alone."""
-    if node.get_type_name() == "Constant":
-        return True
-    if node.get_type_name() not in _OF_WEIGHTS or not node.get_input_size():
-        return False
-    return all(_is_stored(v.get_node()) for v in node.input_values())
-
-
 def _quantized_inputs(op: Any) -> list[Any]:
     """The activation quantizers that feed an operator; none for what is no layer."""
-    if op.get_type_name() in (_QUANTIZER, "Result", *_MOVING):
+    if op.get_type_name() in (QUANTIZER, "Result", *MOVING):
         return []
     found, open_ = [], [v.get_node() for v in op.input_values()]
     while open_:
         source = open_.pop()
-        if source.get_type_name() == _QUANTIZER and not _is_stored(source):
+        if source.get_type_name() == QUANTIZER and not is_stored(source):
             found.append(source)
-        elif source.get_type_name() in _MOVING:
+        elif source.get_type_name() in MOVING:
             open_ += [v.get_node() for v in source.input_values()]
     return found
 
@@ -144,11 +129,11 @@ def _cut(model: Any) -> dict[str, tuple[str, int]]:
     fed: dict[str, tuple[str, int]] = {}
     made: dict[tuple[str, int], Any] = {}
     for op in model.get_ordered_ops():
-        if op.get_type_name() != _QUANTIZER or _is_stored(op):
+        if op.get_type_name() != QUANTIZER or is_stored(op):
             continue
         port = op.input_value(0)
         node = port.get_node()
-        if node.get_type_name() in ("Parameter", _QUANTIZER):
+        if node.get_type_name() in ("Parameter", QUANTIZER):
             continue  # fed already, or rounded twice
         key = (str(node.get_friendly_name()), int(port.get_index()))
         if key not in made:

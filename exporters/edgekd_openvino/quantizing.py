@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from edgekd_openvino.document import scan
 from edgekd_openvino.library import errors, reason, silence_telemetry
 from edgekd_openvino.parity import parity_options
 from edgekd_openvino.runtime import OpenVinoRuntime, read_model
-from edgekd_openvino.writing import ENTRY, WEIGHTS, count_past, write_model
+from edgekd_openvino.unquantizing import QUANTIZER, leave_in_float
+from edgekd_openvino.writing import ENTRY, WEIGHTS, count_past, write_beside, write_model
 
 #: What is written here. Weights of INT8 have one scale per channel, those of INT4 one per channel or block
 #: (nncf.compress_weights: ``group_size`` is for the 4-bit modes).
@@ -44,7 +46,6 @@ _PRESETS = {"cpu": "mixed", "tensorrt": "performance"}
 _PERCENTILE = 0.99999
 #: Operators of attention: NNCF then leaves alone what transformers lose their accuracy by.
 _ATTENTION = ("ScaledDotProductAttention", "Softmax")
-_QUANTIZER = "FakeQuantize"
 _CONTROL = ("If", "Loop", "TensorIterator")
 #: Where a depth is no whole number of blocks, the largest power of 2 that divides it is taken, down to this; the rest
 #: becomes INT8 per channel.
@@ -81,8 +82,10 @@ def quantize_artifact(
             choices = {
                 "preset": _PRESETS[config.variant], "transformer": _is_transformer(model), "bias_correction": False,
             }  # fmt: skip
-            made = _quantize(model, config, spool, transformer=choices["transformer"])
-            count = sum(op.get_type_name() == _QUANTIZER for op in made.get_ops())
+            made = _whole(model, config, spool, transformer=choices["transformer"], shared=spool is feeds)
+            if config.keep_float:
+                leave_in_float(made, model, config.keep_float)
+            count = sum(op.get_type_name() == QUANTIZER for op in made.get_ops())
         else:
             made = _compress(model, config)
             counted = _count_weights(made)
@@ -144,6 +147,20 @@ def _is_transformer(model: Any) -> bool:
     return False
 
 
+def _whole(
+    model: Any, config: QuantConfig, spool: CalibrationSpool, *, transformer: bool, shared: bool
+) -> Any:
+    """The model with nothing left in float, out of the spool where another mixture of it was made before."""
+    key = {**replace(config, keep_float=()).to_json(), "transformer": transformer}
+    kept = spool.beside("whole", key).with_suffix(".xml")
+    if not kept.exists():
+        made = _quantize(model, config, spool, transformer=transformer)
+        if not config.keep_float and not shared:
+            return made
+        write_beside(made, kept)
+    return read_model(kept)
+
+
 def _quantize(model: Any, config: QuantConfig, spool: CalibrationSpool, *, transformer: bool) -> Any:
     silence_telemetry()
     with quiet():
@@ -162,7 +179,6 @@ def _quantize(model: Any, config: QuantConfig, spool: CalibrationSpool, *, trans
                 target_device=nncf.TargetDevice.CPU,
                 subset_size=spool.batches,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                ignored_scope=_ignored(nncf, config),
                 advanced_parameters=advanced,
             )
         except (*errors(), *_nncf_errors(nncf)) as e:

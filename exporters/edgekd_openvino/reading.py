@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgekd.artifact import Artifact, record_file
+from edgekd.child import ChildProcess, Limits
+from edgekd.data.example import Array
 from edgekd.errors import ModelError
+from edgekd.spec import TensorSpec
 from edgekd_openvino.document import Document, scan, weights_path
 from edgekd_openvino.runtime import read_model
 from edgekd_openvino.specs import DTYPES, read_specs
 
+Reply = tuple[dict[str, Any], list[Array]]
+
+#: Reading an IR of hundreds of megabytes takes seconds.
+_OPEN_S = 300.0
 _FLOATS = ("f32", "f16", "bf16", "f64")
 #: Weights in these are quantized, the narrowest first.
 _QUANTIZED = (("i4", "u4", "nf4"), ("f8e4m3", "f8e5m2"), ("i8", "u8"))
@@ -35,12 +43,27 @@ def guess_dtype(found: Document) -> str:
     return DTYPES[max(floats, key=lambda k: floats[k])] if any(floats.values()) else "float32"
 
 
+def describe_file(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:
+    """In the child: inputs and outputs of ``path``."""
+    path = Path(args["path"])
+    inputs, outputs = read_specs(read_model(path), path)
+    return {"inputs": [s.to_json() for s in inputs], "outputs": [s.to_json() for s in outputs]}, []
+
+
+def _specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs, found in a child: OpenVINO is native code, and the file is from outside."""
+    with ChildProcess(f"opening {path}", Limits(timeout_s=_OPEN_S)) as child:
+        found, _ = child.request("edgekd_openvino.reading:describe_file", {"path": str(path.absolute())})
+    inputs, outputs = (tuple(TensorSpec.from_json(s) for s in found[k]) for k in ("inputs", "outputs"))
+    return inputs, outputs
+
+
 def read_artifact(path: Path, outputs: Sequence[str]) -> Artifact:
     """See :meth:`edgekd_openvino.exporter.OpenVinoExporter.read`."""
     if path.suffix.lower() != ".xml":
         raise ModelError(f"{path} is not an .xml file", "give the .xml; its .bin is looked for beside it")
     document = scan(path)
-    inputs, made = read_specs(read_model(path), path)
+    inputs, made = _specs(path)
     found = {spec.name: spec for spec in made}
     missing = [name for name in outputs if name not in found]
     if missing:

@@ -11,6 +11,8 @@ import numpy as np
 from edgekd.data.example import Array
 from edgekd.deviation import Probe
 from edgekd.errors import DataError, MissingDependencyError, ModelError, TargetUnavailableError
+from edgekd.inspect import inspect_file
+from edgekd.inspect.limits import STORED
 from edgekd.lazy import require
 from edgekd.placement import PlacedOp
 from edgekd.quantize.hardware import refuse_precision, this_cpu
@@ -18,7 +20,6 @@ from edgekd.spec import TensorSpec, check_feeds
 from edgekd.target import Placement, SessionOptions
 from edgekd.workload import Profile
 from edgekd_onnx.emulation import FLOAT8, holds_float8
-from edgekd_onnx.external import refuse_outside_data
 from edgekd_openvino.document import scan
 from edgekd_openvino.library import core, errors, openvino, reason, version
 from edgekd_openvino.settings import PRECISION_HINT, properties, read_back, worth_trying
@@ -75,7 +76,7 @@ def read_model(path: Path) -> Any:
     elif not path.is_file():
         raise ModelError(f"{path} does not exist", "check the path")
     else:
-        refuse_outside_data(path)
+        inspect_file(path, limits=STORED, digest=False)
         if holds_float8(path):  # 2026.4.1 opens it, and its answers are not those of onnx.reference
             raise TargetUnavailableError(
                 f"{path} holds {FLOAT8}, which openvino does not compute as ONNX says",

@@ -79,6 +79,21 @@ def write_model(
     return WEIGHTS, ENTRY
 
 
+def write_beside(model: Any, path: Path) -> None:
+    """Keep an ``openvino.Model`` for later at ``path``, an .xml with its .bin; not for users.
+
+    Raises:
+        StorageError: a write failed; ModelError: OpenVINO cannot write it.
+    """
+    ov = openvino("writing OpenVINO models")
+    try:
+        ov.save_model(model, str(path), compress_to_fp16=False)
+    except OSError as e:
+        raise storage_error(e, path) from e
+    except errors() as e:
+        raise ModelError(f"openvino cannot write {path} ({reason(e)})", "free space, or use onnx") from e
+
+
 def name_layers(text: str, names: Collection[str]) -> str:
     """An IR's XML in which every layer that did not bring its name is called by its type and place.
 
