@@ -15,6 +15,7 @@ from edgekd.evidence.run import AbsentTarget, Candidate, Evidence, Run
 from edgekd.gates.judge_answers import SELECT, TEST, judge_answers, reference_digest, shown
 from edgekd.gates.judge_timings import judge_quantile, judge_race, judge_tail_ratio
 from edgekd.gates.placement import judge_placement
+from edgekd.gates.provenance import judge_provenance
 from edgekd.gates.select import select_candidate
 from edgekd.gates.size import judge_size
 from edgekd.gates.store import Store, failed_gate, plain_gate, same_artifact, same_target
@@ -42,7 +43,7 @@ def judge_run(folder: Path, run: Run, policy: GatesBlock) -> Verdict:
     if not policy.asked:
         raise UsageError(
             "the policy asks no gate, so there is nothing to judge",
-            "give at least one limit: accuracy, fidelity, slices, latency, latency_absolute, tail, regression, size or placement",
+            "give at least one limit: accuracy, fidelity, slices, latency, latency_absolute, tail, regression, size, placement or provenance",
         )
     _check_selection(run)
     store = Store(folder)
@@ -67,9 +68,14 @@ def judge_run(folder: Path, run: Run, policy: GatesBlock) -> Verdict:
     for absent in run.absent:
         gates += _absent(absent, policy)
     decision = worst_decision(g.decision for g in gates if g.target not in run.optional)
+    if decision == "not_run" and policy.asked != ("provenance",):
+        # A run in which nothing was judged has not passed, whatever its licences allow.
+        decision = "inconclusive"
+    if policy.provenance is not None:
+        gates.append(judge_provenance(run, policy.provenance))
+        decision = worst_decision([decision, gates[-1].decision])
     return Verdict(
-        # A run in which nothing was judged has not passed.
-        decision="inconclusive" if decision == "not_run" else decision,
+        decision=decision,
         gates=tuple(gates),
         candidates=tuple(candidates),
         selected=dict(run.selected),

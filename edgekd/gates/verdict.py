@@ -22,6 +22,8 @@ from edgekd.files import read_json, write_json
 
 VERDICT_SCHEMA = "edgekd.verdict/1"
 VERDICT_FILE = "verdict.json"
+#: The gate whose reject ends in exit 5.
+PROVENANCE = "provenance"
 
 Decision = Literal["pass", "reject", "inconclusive", "error", "not_run"]
 ErrorKind = Literal["input", "infrastructure", "policy"]
@@ -51,7 +53,7 @@ class Gate:
 
     Attributes:
         gate: ``accuracy``, ``fidelity``, ``slice:<name>``, ``latency``, ``regression``, ``latency_absolute``, ``tail`` or
-            ``size``.
+            ``size``, ``placement`` or ``provenance``, which is the run's: without artifact and target.
         decision: the answer.
         metric: what was compared: ``top1``, ``flips``, ``latency``, ``size``.
         against: ``teacher``, ``naive``, ``float32`` or ``baseline``; empty for an absolute limit.
@@ -268,8 +270,10 @@ def load_verdict(path: Path) -> Verdict:
 def exit_code(verdict: Verdict) -> int:
     """The exit code of a verdict: pass 0, reject 1, inconclusive 3; an error by its kinds, the worst of them first.
 
-    Gates of optional targets do not count. A verdict in which nothing was judged is inconclusive, never 0.
+    Refused by provenance is 5, whatever else was found. Gates of optional targets do not count. A verdict in which nothing was judged is inconclusive, never 0.
     """
+    if any(g.gate == PROVENANCE and g.decision == "reject" for g in verdict.gates):
+        return EXIT_POLICY
     if verdict.decision == "error":
         kinds = [
             _ERROR_EXITS[g.error_kind or "infrastructure"]
