@@ -16,11 +16,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder to write; BUNDLE.tar goes beside it",
     )
+    parser.add_argument(
+        "--provenance",
+        metavar="F.yaml",
+        type=Path,
+        help="declares teacher and data, for a run whose recipe does not",
+    )
+    parser.add_argument(
+        "--key",
+        metavar="K",
+        type=Path,
+        help="a private key (PEM, elliptic curve) to sign the bundle with; needed where a rule is waived; the password of "
+        "an encrypted one is EDGEKD_KEY_PASSWORD",
+    )
+    parser.add_argument(
+        "--keyless",
+        action="store_true",
+        help="sign with the identity of this CI job through Sigstore's public service instead: needs network, and "
+        "makes the identity public",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    from edgekd.errors import UsageError
     from edgekd.release import release
 
-    made = release(args.folder, args.out)
+    if args.key and args.keyless:
+        raise UsageError("--key and --keyless were both given", "a bundle has one signature: drop one")
+    made = release(args.folder, args.out, provenance=args.provenance, key=args.key, keyless=args.keyless)
     print(f"released: {made} and {made}.tar; check them with `edgekd verify {made}`")
     return 0

@@ -16,8 +16,8 @@ from typing import Any
 MANIFEST_SCHEMA = "edgekd.manifest/1"
 MANIFEST_FILE = "manifest.json"
 
-#: Keys that later versions fill in. ``signature`` signs the digest, so the digest leaves it out.
-RESERVED: Mapping[str, Any] = {"attestations": [], "bom": None, "signature": None}
+#: Kept from the first version, always null: a signature lies beside the manifest, in ``model.sig``.
+RESERVED: Mapping[str, Any] = {"signature": None}
 
 #: A tar ends with two empty blocks, padded to a whole record.
 BLOCK = tarfile.BLOCKSIZE
@@ -39,15 +39,27 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def make_manifest(
-    name: str, version: str, decision: str, files: Iterable[Mapping[str, Any]]
+    name: str,
+    version: str,
+    decision: str,
+    files: Iterable[Mapping[str, Any]],
+    *,
+    attestations: Iterable[str] = (),
+    bom: str | None = None,
 ) -> dict[str, Any]:
-    """A manifest over ``files`` (path, size_bytes, sha256), sorted by path."""
+    """A manifest over ``files`` (path, size_bytes, sha256), sorted by path.
+
+    Args:
+        attestations, bom: paths of the statements and of the bill of materials among the files.
+    """
     manifest: dict[str, Any] = {
         "schema": MANIFEST_SCHEMA,
         "name": name,
         "edgekd": version,
         "decision": decision,
         "files": sorted((dict(f) for f in files), key=lambda f: str(f["path"])),
+        "attestations": sorted(attestations),
+        "bom": bom,
         **RESERVED,
     }
     return {**manifest, "digest": manifest_digest(manifest)}

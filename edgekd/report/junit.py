@@ -55,7 +55,9 @@ def _suites(view: View) -> list[ElementTree.Element]:
             (name, _outcome(g, optional=optional), g.decision, words.reason(g), _figures(g))
             for name, g in zip(words.gate_names(gates), gates, strict=True)
         ]
-        suites.append(_suite(f"{view.run.name} on {target}", f"edgekd.{target}", verdict, cases))
+        # Provenance is the run's, on no target.
+        named = (f"{view.run.name} on {target}", f"edgekd.{target}") if target else (view.run.name, "edgekd")
+        suites.append(_suite(*named, verdict, cases))
     judged = any(g.decision == "pass" and g.target not in verdict.optional for g in verdict.gates)
     if not failed and (verdict.decision != "pass" or not judged):
         reason = (

@@ -10,6 +10,8 @@ from edgekd.report.amounts import plural
 from edgekd.report.fidelity import TITLES, figure_words
 from edgekd.report.github import code, details, escape, table
 from edgekd.report.grouped import ORDER, SHOWN, SliceGroup, group_slices
+from edgekd.report.lineage import outline
+from edgekd.report.provenance import FINDING_HEADER, finding_row, obligation_sentence, waiver_sentence
 from edgekd.report.speedup import HEADER as FASTER_HEADER
 from edgekd.report.speedup import TITLE, WORDS, speedup_row, told
 from edgekd.report.view import View, flatten, ledger_ranges
@@ -40,6 +42,7 @@ def render_markdown(view: View) -> str:
         _reasons(view, gates, groups),
         _chain(view),
         _faster(view),
+        _provenance(view),
         [f"- {escape(n)}" for n in view.notes],
         _folded(view),
         [_last_line(view)],
@@ -63,13 +66,18 @@ def _first_line(view: View) -> str:
     head = f"{mark} **{word}: {escape(view.run.name)} {_MAY[verdict.decision]}.**"
     if verdict.decision == "pass":
         passed = [g for g in verdict.gates if g.decision == "pass" and g.target not in verdict.optional]
-        targets = list(dict.fromkeys(g.target for g in passed))
-        where = code(targets[0]) if len(targets) == 1 else f"{len(targets)} targets"
-        return f"{head} {plural(len(passed), 'gate')} passed on {where}."
+        targets = list(dict.fromkeys(g.target for g in passed if g.target))
+        where = _on(targets[0] if targets else "") if len(targets) < 2 else f" on {len(targets)} targets"
+        return f"{head} {plural(len(passed), 'gate')} passed{where}."
     worst = _worst(view)
     if worst is None:
         return f"{head} {words.HEADLINES[verdict.decision]}"
-    return f"{head} {escape(words.gate_name(worst))} on {code(worst.target)}: {escape(words.reason(worst))}"
+    return f"{head} {escape(words.gate_name(worst))}{_on(worst.target)}: {escape(words.reason(worst))}"
+
+
+def _on(target: str) -> str:
+    """Where a gate was judged; provenance is the run's, and nowhere."""
+    return f" on {code(target)}" if target else ""
 
 
 def _gates(view: View, gates: Sequence[Gate], groups: Sequence[SliceGroup]) -> list[str]:
@@ -77,7 +85,7 @@ def _gates(view: View, gates: Sequence[Gate], groups: Sequence[SliceGroup]) -> l
     shown = [*gates, *(g for group in groups for g in group.failing[:SHOWN])]
     # What did not run has no figures; its reason is told below.
     shown = [g for g in shown if g.decision != "not_run" or g.estimate is not None]
-    targets = {g.target for g in (*shown, *(g for group in groups for g in group.gates))}
+    targets = {g.target for g in (*shown, *(g for group in groups for g in group.gates)) if g.target}
     header = words.GATE_HEADER if len(targets) > 1 else words.GATE_HEADER[:-1]
     rows = []
     for gate in shown:
@@ -102,7 +110,7 @@ def _reasons(view: View, gates: Sequence[Gate], groups: Sequence[SliceGroup]) ->
         if gate.decision != "pass" and gate is not worst:
             reasons.setdefault((gate.target, words.reason(gate)), []).append(gate)
     return [
-        f"- {_MARKS[own[0].decision]} **{', '.join(escape(words.gate_name(g)) for g in own)}** on {code(target)}: "
+        f"- {_MARKS[own[0].decision]} **{', '.join(escape(words.gate_name(g)) for g in own)}**{_on(target)}: "
         f"{escape(reason)}"
         + (" (optional target, does not decide)" if target in view.verdict.optional else "")
         for (target, reason), own in reasons.items()
@@ -130,6 +138,21 @@ def _faster(view: View) -> list[str]:
     for found, sentences in told(view.speedups):
         title = f"Why {escape(found.label)} is not faster on {code(found.target)}"
         lines += ["", *details(title, [f"- {escape(line)}" for line in sentences])]
+    return lines
+
+
+def _provenance(view: View) -> list[str]:
+    """Waivers where nobody can miss them; findings, what a bundle has to carry, and the lineage folded away."""
+    lines: list[str] = []
+    if (found := view.provenance) is not None:
+        lines += [f"- ✋ {escape(waiver_sentence(w))}" for w in found.waivers]
+        rows = [[escape(c) for c in finding_row(f)] for f in found.findings]
+        told = table(FINDING_HEADER, rows, left=(1, 2, 3)) if rows else []
+        asked = [f"- {escape(obligation_sentence(found, o))}" for o in found.obligations]
+        more = ["", "Asked of those who pass the model on:", "", *asked] if asked else []
+        lines += ([""] if lines else []) + details("Provenance", [*told, *more])
+    if view.lineage is not None:
+        lines += details("Where it comes from", outline(view.lineage, escape))
     return lines
 
 

@@ -50,7 +50,8 @@ _RULES: Sequence[dict[str, Any]] = (
             "text": "The record of where the teacher or the data came from does not satisfy the recipe's provenance gate."
         },
         "help": {
-            "text": "Complete the recipe's `provenance` block, or add a waiver with a reason and a date."
+            "text": "Complete the recipe's `provenance` block, or have a person waive the rule with a reason and a date; "
+            "`edgekd provenance explain` tells the whole story."
         },
         "defaultConfiguration": {"level": "error"},
         "properties": {"tags": ["policy", "licence"]},
@@ -114,7 +115,7 @@ def _results(view: View, uri: str) -> Iterator[dict[str, Any]]:
         if rule == REFUSED:
             text += f" (not judged because of it: {', '.join(names)})"
         model = view.name_of(artifact) if artifact else ""
-        where = plain(f"{view.run.name}/{target}" + (f"/{model}" if model else ""))
+        where = plain("/".join(filter(None, (view.run.name, target, model))))
         yield {
             "ruleId": rule,
             "ruleIndex": next(i for i, r in enumerate(_RULES) if r["id"] == rule),

@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 
 from edgekd.gates.accuracy import amount
-from edgekd.quantize.search import Trial
+from edgekd.quantize.mixture import Trial
 from edgekd.quantize.searched import Search
 
 #: Rows of the sensitivity table, at most; all of them are in search.json.
 _LAYERS = 12
-_WORDS = {"pass": "holds", "reject": "rejected", "inconclusive": "inconclusive", "error": "not made"}
+_WORDS = {
+    "pass": "holds", "reject": "rejected", "inconclusive": "inconclusive", "error": "not made",
+    "slower": "slower, not judged",
+}  # fmt: skip
 
 
 def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
@@ -94,7 +97,7 @@ def _time(trial: Trial) -> str:
         return ""
     x = trial.latency
     if math.isinf(x.upper):
-        return f"{x.ratio:.3f}x, one restart"
+        return f"{x.ratio:.3f}x at a glance"
     return f"{x.ratio:.3f}x [{x.lower:.3f}, {x.upper:.3f}]"
 
 

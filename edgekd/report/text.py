@@ -42,7 +42,8 @@ def render_text(view: View, *, colour: bool = False) -> str:
     def row(decision: Decision, name: str, target: str, said: str) -> str:
         word = words.DECISION_WORDS[decision]
         optional = " (optional target, does not decide)" if target in verdict.optional else ""
-        return f"  {paint(f'{word:12}', decision)}  {name:{wide}}  {target}: {_tame(said)}{optional}"
+        where = f"{target}: " if target else ""  # provenance is the run's
+        return f"  {paint(f'{word:12}', decision)}  {name:{wide}}  {where}{_tame(said)}{optional}"
 
     for name, gate in zip(names, gates, strict=True):
         lines.append(row(gate.decision, name, gate.target, words.reason(gate)))

@@ -22,7 +22,9 @@ from edgekd.report.chain import ChainTable, load_links, table_of
 from edgekd.report.distribution import Distribution, distribution_of
 from edgekd.report.fidelity import FidelityTable, fidelity_tables
 from edgekd.report.flips import FlipTable, flip_tables, with_thumbnails
+from edgekd.report.lineage import Lineage, load_lineage
 from edgekd.report.pareto import ParetoChart, pareto_charts
+from edgekd.report.provenance import ProvenanceView, load_provenance
 from edgekd.report.resources import resource_lines
 from edgekd.report.speedup import load_speedups
 
@@ -82,6 +84,8 @@ class View:
         fidelity: how far the answers of what ships are displaced, per target and reference.
         flips: examples that flipped between the teacher and what ships, per target.
         speedups: quantized candidates beside their float twins.
+        provenance: what the rules found of what was declared; None where nobody declared anything.
+        lineage: where what ships comes from; None where nothing was selected.
     """
 
     run: Run
@@ -94,6 +98,8 @@ class View:
     flips: tuple[FlipTable, ...] = ()
     fidelity: tuple[FidelityTable, ...] = ()
     speedups: tuple[Speedup, ...] = ()
+    provenance: ProvenanceView | None = None
+    lineage: Lineage | None = None
 
     def name_of(self, artifact: str) -> str:
         """What the run calls an artifact; a short digest where it does not know it."""
@@ -140,6 +146,12 @@ def load_view(folder: Path) -> View:
             except InputError as e:
                 notes.append(f"Timings are not shown: {e}.")
     speedups, unread = load_speedups(folder, run)
+    provenance, lineage = None, None
+    try:
+        provenance = load_provenance(folder, run, verdict.policy)
+        lineage = load_lineage(folder, run, provenance.declared if provenance else run.provenance)
+    except InputError as e:
+        notes.append(f"Provenance and lineage are not shown whole: {e}.")
     return View(
         run=run,
         verdict=verdict,
@@ -151,6 +163,8 @@ def load_view(folder: Path) -> View:
         flips=flips,
         fidelity=fidelity,
         speedups=speedups,
+        provenance=provenance,
+        lineage=lineage,
     )
 
 

@@ -10,25 +10,16 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from fixtures_run import make_run
+from fixtures_bundle import make_bundle
 
 from edgekd.errors import EvidenceError, PolicyError
-from edgekd.evidence.run import load_run
-from edgekd.gates import judge_run
-from edgekd.recipe import GatesBlock
-from edgekd.release import release
 from edgekd.release.manifest import manifest_bytes, manifest_digest
 from edgekd.release.verify import find_problems, verify
 
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("released")
-    run = make_run(folder / "run", n=1500)
-    judge_run(folder / "run", load_run(folder / "run"), GatesBlock.model_validate(run.policy)).save(
-        folder / "run/verdict.json"
-    )
-    return release(folder / "run", folder / "bundle")
+    return make_bundle(tmp_path_factory.mktemp("released"))
 
 
 @pytest.fixture

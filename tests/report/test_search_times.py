@@ -6,12 +6,12 @@ import math
 
 import pytest
 
-from edgekd.quantize.search import Latency, Mixture, Trial
+from edgekd.quantize.mixture import Latency, Mixture, Trial
 from edgekd.report.search import _time
 
 
 @pytest.mark.parametrize(
-    ("upper", "told"), [(0.55, "0.538x [0.530, 0.550]"), (math.inf, "0.538x, one restart")]
+    ("upper", "told"), [(0.55, "0.538x [0.530, 0.550]"), (math.inf, "0.538x at a glance")]
 )
 def test_one_restart_has_no_interval(upper: float, told: str) -> None:
     lower = 0.53 if math.isfinite(upper) else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from edgekd.gates.verdict import Decision, Gate
+from edgekd.gates.verdict import PROVENANCE, Decision, Gate
 from edgekd.report import words
 from edgekd.report.amounts import plural, shortened
 from edgekd.report.html.markup import Html, el, join
@@ -102,9 +102,9 @@ def question(gate: Gate) -> str:
 
 def gates_section(view: View) -> Html:
     """A card per gate, then the same as a table; slices are elsewhere, absent targets are told once."""
-    judged = [g for g in view.verdict.gates if g.artifact]
+    judged = [g for g in view.verdict.gates if g.artifact or g.gate == PROVENANCE]
     ordered = sorted((g for g in judged if not is_slice(g)), key=lambda g: _ORDER.index(g.decision))
-    absent = [g for g in view.verdict.gates if not g.artifact]
+    absent = [g for g in view.verdict.gates if g not in judged]
     if not ordered and not absent:
         return section("gates", "Gates", el("p", "No gate was judged."))
     legend = (

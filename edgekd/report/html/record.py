@@ -9,6 +9,7 @@ from edgekd.report import words
 from edgekd.report.amounts import plural
 from edgekd.report.html.markup import Child, Html, el
 from edgekd.report.html.parts import facts, fold, scroll, section, table
+from edgekd.report.html.provenance import declared_part, lineage_part
 from edgekd.report.view import View, flatten
 
 _AGAIN = "edgekd gate RUN --policy policy.yaml"
@@ -25,8 +26,7 @@ def notes_section(view: View) -> Html | None:
 
 
 def provenance_section(view: View) -> Html:
-    """Where the artifacts come from, and the digests that pin artifacts and evidence."""
-    told = flatten(view.run.provenance)
+    """Where what ships comes from, what the rules found, and the digests that pin artifacts and evidence."""
     rows: Sequence[Sequence[Child]] = [
         [
             str(record.get("name", words.DASH)),
@@ -41,7 +41,8 @@ def provenance_section(view: View) -> Html:
     return section(
         "provenance",
         "Provenance",
-        facts(told, name="Provenance") if told else el("p", "The recipe gives no provenance.", class_="soft"),
+        declared_part(view),
+        lineage_part(view.lineage),
         fold(
             f"{plural(len(rows), 'artifact')}, by digest",
             table(
