@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import os
 import shutil
 import time
@@ -18,15 +17,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekd import temporary
 from edgekd.artifact import record_file
+from edgekd.documents import is_file_name
 from edgekd.errors import EvidenceError, InputError
 from edgekd.files import building, digest_of, fsync_directory, read_json, storage_error, write_json
+from edgekd.trust import Trust
 
 STAGE_SCHEMA = "edgekd.stage/1"
 STAGE_FILE = "stage.json"
 
 #: Raised by one whenever a stage's meaning changes, so that older results are not taken for new ones.
 STAGE_VERSION = 1
+
+#: Clocks of one network differ by that much without anything being wrong.
+_CLOCK_SLACK_S = 300.0
 
 
 def default_cache_root(environ: Mapping[str, str]) -> Path:
@@ -73,7 +78,10 @@ def _lock(path: Path) -> Iterator[None]:
     except OSError as e:
         raise storage_error(e, path) from e
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as e:
+            raise storage_error(e, path) from e
         yield
     finally:
         os.close(fd)
@@ -86,12 +94,14 @@ class StageStore:
     Args:
         root: its folder.
         fresh: rebuild every stage once, whatever is there.
+        trust: what the user vouches for.
         report: called with ``("start" | "done", name, StageResult | None)``.
     """
 
     root: Path
     fresh: bool = False
     report: Callable[[str, str, StageResult | None], None] = lambda event, name, result: None
+    trust: Trust = field(default_factory=Trust)
     _rebuilt: set[str] = field(default_factory=set)
 
     def folder(self, kind: str, key: Mapping[str, Any]) -> Path:
@@ -126,6 +136,9 @@ class StageStore:
         with _lock(_lock_path(self.root, kind, final.name)):
             started = time.monotonic()
             if not fresh and is_whole(final):
+                if work.exists():  # killed after the last rename
+                    temporary.sweep(final)
+                    shutil.rmtree(work, ignore_errors=True)
                 result = StageResult(name=name, folder=final, digest=digest, cached=True, seconds=0.0)
                 self.report("done", name, result)
                 return result
@@ -169,6 +182,9 @@ def is_whole(folder: Path) -> bool:
     """Whether a stage's folder is complete and unaltered."""
     try:
         stage = read_json(folder / STAGE_FILE, STAGE_SCHEMA)
+        files = [f["path"] for f in stage["files"]]
+        if "key" not in stage or not all(map(is_file_name, files)):
+            return False
         return all(record_file(folder, f["path"]).to_json() == f for f in stage["files"])
     except (EvidenceError, InputError, OSError, KeyError, TypeError):
         return False
@@ -191,23 +207,41 @@ def _lock_path(root: Path, kind: str, digest: str) -> Path:
     return root / "locks" / f"{kind}-{digest[:32]}"
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether a process is building under this lock right now."""
+@contextlib.contextmanager
+def _unless_held(lock: Path) -> Iterator[bool]:
+    """Whether no process is building under this lock; while the block runs none can start to."""
     try:
         import fcntl
 
         fd = os.open(lock, os.O_RDWR)
     except (ImportError, FileNotFoundError):
-        return False
+        yield True
+        return
     except OSError:
-        return True  # another user's: not ours to remove
+        yield False  # another user's: not ours to remove
+        return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
     finally:
         os.close(fd)
-    return False
+
+
+def _is_old(folder: Path, horizon: float, now: float) -> bool:
+    """Whether it was made before ``horizon``; both in seconds since 1970.
+
+    One from the future was made under a clock that was wrong; its true age is unknown, so it ages from today.
+    """
+    made = folder.stat().st_mtime
+    if made > now + _CLOCK_SLACK_S:
+        with contextlib.suppress(OSError):
+            os.utime(folder, (now, now))
+        return horizon >= now
+    return made < horizon
 
 
 def collect_garbage(root: Path, *, older_than_days: float) -> CacheUse:
@@ -219,33 +253,35 @@ def collect_garbage(root: Path, *, older_than_days: float) -> CacheUse:
         StorageError: a folder cannot be removed.
     """
     kept = removed = freed = 0
-    horizon = time.time() - older_than_days * 86400
+    now = time.time()
+    horizon = now - older_than_days * 86400
     for kind in sorted(p for p in root.glob("*") if p.is_dir() and p.name not in ("work", "locks")):
         for folder in sorted(kind.iterdir()):
-            leftover = folder.name.endswith((".tmp", ".old"))
+            leftover = folder.name.endswith((temporary.SUFFIX, temporary.ASIDE))
+            digest = folder.name.removeprefix(".").partition(".")[0]
             try:
-                stale = folder.stat().st_mtime < horizon or (
-                    leftover and folder.stat().st_mtime < time.time() - 3600
-                )
-                digest = folder.name.removeprefix(".").partition(".")[0]
-                if not stale or _is_held(_lock_path(root, kind.name, digest)):
-                    kept += not leftover
-                    continue
-                freed += _size(folder)
-                shutil.rmtree(folder)
-                removed += 1
+                with _unless_held(_lock_path(root, kind.name, digest)) as free:
+                    # An hour for what is no stage: an earlier version may be writing it without a lock.
+                    before = max(horizon, now - 3600) if leftover else horizon
+                    if not free or not _is_old(folder, before, now):
+                        kept += not leftover
+                        continue
+                    freed += _size(folder)
+                    shutil.rmtree(folder)
+                    removed += 1
             except FileNotFoundError:
                 continue
             except OSError as e:
                 raise storage_error(e, folder) from e
     for work in sorted((root / "work").glob("*")) if (root / "work").is_dir() else []:
-        if work.stat().st_mtime < horizon and not _is_held(root / "locks" / work.name):
-            freed += _size(work)
-            shutil.rmtree(work, ignore_errors=True)
-            removed += 1
+        with _unless_held(root / "locks" / work.name) as free:
+            if free and _is_old(work, horizon, now):
+                freed += _size(work)
+                shutil.rmtree(work, ignore_errors=True)
+                removed += 1
     return CacheUse(stages=kept, removed=removed, freed_bytes=freed)
 
 
 def stage_key(folder: Path) -> dict[str, Any]:
     """The key that a stage was made from, out of its ``stage.json``."""
-    return dict(json.loads((folder / STAGE_FILE).read_text())["key"])
+    return dict(read_json(folder / STAGE_FILE, STAGE_SCHEMA)["key"])
