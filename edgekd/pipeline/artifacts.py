@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekd.artifact import Artifact, load_artifact
 from edgekd.data.example import Array, Example
+from edgekd.engine_trust import NATIVE_FORMATS, is_built_by, remember_built
 from edgekd.errors import DataError, UsageError
 from edgekd.files import digest_of, sha256_file, storage_error
 from edgekd.model import Model
@@ -153,7 +154,16 @@ def _convert(
     def build(out: Path, resume: Path) -> None:
         exporter.convert(artifact, out, given(options, artifact)).save()
 
-    return load_artifact(store.run("convert", label, key, build).folder, check=False)
+    stage = store.run("convert", label, key, build)
+    made = load_artifact(stage.folder, check=False)
+    if exporter.format not in NATIVE_FORMATS:
+        return made
+    if stage.cached and not is_built_by(made, stage.digest, store.root):
+        # Altered, or carried here from elsewhere: native code is loaded only where this host built it.
+        stage = store.run("convert", label, key, build, reuse=False)
+        made = load_artifact(stage.folder, check=False)
+    remember_built(made, stage.digest, store.root)
+    return made
 
 
 def calibration_feeds(

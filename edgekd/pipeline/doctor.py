@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from edgekd.child import ChildProcess, Limits
 from edgekd.errors import EdgeKDError
 from edgekd.evidence.run import AbsentTarget
 from edgekd.measure import ledger
@@ -131,6 +132,23 @@ def _links() -> list[Finding]:
     return found
 
 
+def _isolation() -> Finding:
+    """Whether children, in which models are opened, are without network here."""
+    name = "children without network"
+    try:
+        with ChildProcess("looking for a network", Limits(timeout_s=60.0)) as child:
+            found, _ = child.request("edgekd.child.sessions:network", {})
+    except EdgeKDError as e:
+        return Finding(name=name, state="broken", evidence=e.what, fix=e.fix)
+    said = str(found["network"])
+    if said == "none":
+        return Finding(name=name, state="ok", evidence="models are opened in a network namespace of their own")
+    return Finding(
+        name=name, state="missing", evidence=f"models are opened with this machine's network ({said})",
+        fix="allow user namespaces (sysctl user.max_user_namespaces, seccomp profile of the container)",
+    )  # fmt: skip
+
+
 def examine_target(text: str) -> Finding:
     """Whether a target can be used: by asking its runtime and, off the CPU, by a session in a child.
 
@@ -210,6 +228,7 @@ def examine() -> list[Finding]:
                 )
     findings += _links()
     findings += _meters()
+    findings.append(_isolation())
     root = default_cache_root(os.environ)
     writable = os.access(
         root if root.exists() else root.parent if root.parent.exists() else Path.home(), os.W_OK

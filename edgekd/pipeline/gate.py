@@ -25,6 +25,8 @@ from edgekd.pipeline.sizes import measured_sizes
 from edgekd.pipeline.targets import resolve_target
 from edgekd.pipeline.thumbnails import add_thumbnails
 from edgekd.policy import GatesBlock, check_margins, check_scenario
+from edgekd.provenance.declared import Declaration
+from edgekd.provenance.storing import store_provenance
 from edgekd.recipe import MeasureBlock
 from edgekd.stages import StageStore
 from edgekd.tasks import TaskSpec
@@ -42,6 +44,7 @@ class GateRequest:
         prepare: role -> how examples become feeds, where the model's own documents do not say.
         output: role -> ``{"name", "kind"}``; rename: role -> model input -> array.
         first_run: accept that the baseline does not exist yet.
+        provenance: what was declared of teacher and data, with its texts.
     """
 
     student: str
@@ -64,6 +67,7 @@ class GateRequest:
     rename: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     first_run: bool = False
     remeasure: bool = False
+    provenance: Declaration | None = None
     name: str = "gate"
 
 
@@ -92,7 +96,7 @@ def _check_asked(request: GateRequest) -> None:
         raise UsageError(
             "no gate was asked",
             "give --data (accuracy), --max-flips, --max-latency-ratio, --max-latency-ms, --max-tail-ratio, "
-            "--max-regression, --max-size-mib or --min-placement",
+            "--max-regression, --max-size-mib, --min-placement or --provenance",
         )
     if policy.judges_answers and not request.data:
         raise UsageError("a gate that compares answers needs labelled data", "give --data D.npz")
@@ -246,7 +250,8 @@ def gate_files(request: GateRequest, *, out: Path, store: StageStore) -> Verdict
         run = Run(
             name=request.name, policy=request.policy.model_dump(mode="json", exclude_none=True),
             artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=absent,
-            chain=chain, notes=tuple(notes), regression_baseline=state, references=compared, environment=ledger.machine(), collected_at=utc_now(),
+            chain=chain, notes=tuple(notes), regression_baseline=state, references=compared, environment=ledger.machine(),
+            provenance=store_provenance(request.provenance), collected_at=utc_now(),
             edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, request.policy)

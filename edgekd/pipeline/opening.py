@@ -39,7 +39,10 @@ def runnable(
     Raises:
         ModelError: missing or damaged; UsageError: no way to that runtime's format.
     """
-    opened = open_reference(reference, weights=weights.get(role), base=Path.cwd(), store=store)
+    opened = open_reference(
+        reference, weights=weights.get(role), base=Path.cwd(), store=store, formats=tuple(target.runtime_paths),
+        target=str(target.target),
+    )  # fmt: skip
     if own := (prepare or {}).get(role):
         opened = replace(opened, prepare=own) if isinstance(opened, Model) else opened.with_prepare(own)
     if isinstance(opened, Model):

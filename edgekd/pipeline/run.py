@@ -31,10 +31,12 @@ from edgekd.pipeline.students import check_all_written, float_artifact, make_can
 from edgekd.pipeline.targets import ResolvedTarget, resolve_target, torch_target
 from edgekd.pipeline.thumbnails import add_thumbnails
 from edgekd.pipeline.training import Made, TrainProgress, make_models, task_spec
+from edgekd.provenance.storing import store_provenance
 from edgekd.recipe import Recipe, TargetBlock
 from edgekd.report import render
 from edgekd.stages import StageStore
 from edgekd.tasks import TaskSpec, parse_output
+from edgekd.temporary import sweep_folder
 
 
 def finish(folder: RunFolder, run: Run, policy: Any) -> Verdict:
@@ -52,9 +54,14 @@ def utc_now() -> str:
 
 
 def default_out(name: str, digest: str) -> Path:
-    """``runs/<utc>-<digest8>``."""
+    """``runs/<utc>-<digest8>``; with a number where that is taken: a clock that was set back brings a second again."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return Path("runs") / f"{stamp}-{digest.removeprefix('sha256:')[:8]}"
+    first = Path("runs") / f"{stamp}-{digest.removeprefix('sha256:')[:8]}"
+    sweep_folder(first.parent)  # no later run has the name of one that was killed
+    found, k = first, 2
+    while found.exists():
+        found, k = first.with_name(f"{first.name}-{k}"), k + 1
+    return found
 
 
 def targets_of(recipe: Recipe) -> list[ResolvedTarget | AbsentTarget]:
@@ -195,6 +202,8 @@ def run_recipe(
         EdgeKDError: as the stages say; ``out`` is then as it was.
     """
     check_out(out)
+    # Now, for a licence text that cannot be read is told before hours of training.
+    provenance = store_provenance(None if recipe.provenance is None else recipe.provenance.declaration(base))
     targets = check_names(recipe)
     task = task_spec(recipe, base)
     digests = {s: task.split_digest(s) for s in ("select", "test") if s in task.data}
@@ -276,7 +285,7 @@ def run_recipe(
             artifacts=folder.artifacts, candidates=tuple(candidates), selected=selected, absent=tuple(absent), optional=tuple(optional),
             chain=chain, notes=(*notes, *said, *missing, *teacher_note(root, chain)), regression_baseline=state,
             references=next((digests_of(e.references) for e in entrants.values()), {}), environment=ledger.machine(),
-            provenance=recipe.provenance, collected_at=utc_now(), edgekd=edgekd.__version__,
+            provenance=provenance, collected_at=utc_now(), edgekd=edgekd.__version__,
         )  # fmt: skip
         return finish(folder, run, recipe.gates)
 

@@ -16,9 +16,11 @@ from edgekd.gates.accuracy import judge_accuracy
 from edgekd.gates.verdict import Decision, Gate
 from edgekd.measure import ledger
 from edgekd.model import Model
-from edgekd.pipeline.search_oracle import Plan, StoreOracle
+from edgekd.pipeline.search_oracle import StoreOracle
+from edgekd.pipeline.search_times import Plan
 from edgekd.pipeline.targets import ResolvedTarget
-from edgekd.quantize.search import Outcome, Trial, find_mixture
+from edgekd.quantize.mixture import Trial
+from edgekd.quantize.search import Outcome, find_mixture
 from edgekd.quantize.searched import Search
 from edgekd.stages import StageStore
 from edgekd.tasks import TaskSpec
@@ -142,6 +144,7 @@ def _find(request: SearchRequest, oracle: StoreOracle) -> Outcome:
         floats=oracle.float_mixtures(),
         classes=oracle.classes(),
         expired=lambda: time.monotonic() - started > request.budget_s,
+        max_drop=request.max_drop,
     )
 
 

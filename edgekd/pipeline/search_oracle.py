@@ -14,25 +14,29 @@ import numpy as np
 
 from edgekd.artifact import Artifact
 from edgekd.data.sources import pick_rows
-from edgekd.errors import ChildError, DataError, ModelError, TargetUnavailableError, UsageError
+from edgekd.errors import (
+    ChildError,
+    DataError,
+    EdgeKDError,
+    ModelError,
+    TargetUnavailableError,
+    UsageError,
+)
 from edgekd.evaluate import EvaluationRequest, OpenChildren
-from edgekd.evidence import Evaluation, Measurement
-from edgekd.evidence.evaluation import take_rows
-from edgekd.evidence.measurement import BASELINE, CANDIDATE
+from edgekd.evidence import Evaluation
+from edgekd.evidence.evaluation import join_rows, take_rows
 from edgekd.gates.accuracy import POWER, AccuracyLimit, compare, is_proportion, judge_accuracy
-from edgekd.gates.latency import ratio_of
-from edgekd.measure import Protocol as Race
-from edgekd.measure import Setting
 from edgekd.model import Model
 from edgekd.pipeline.artifacts import Spools, calibration_feeds, export_to, quantize_artifact
-from edgekd.pipeline.collect import Comparison, Feeds, evaluate_artifact, measure_comparison
+from edgekd.pipeline.collect import evaluate_artifact
 from edgekd.pipeline.execution import PLAIN_BATCH
 from edgekd.pipeline.routes import exporter_for
-from edgekd.pipeline.targets import ResolvedTarget
+from edgekd.pipeline.search_times import Plan, race, stored_glance
+from edgekd.pipeline.targets import board_of
 from edgekd.plugins import list_plugins, load_path
 from edgekd.quantize.config import QuantConfig
 from edgekd.quantize.layers import LayerError, SearchableExporter
-from edgekd.quantize.search import Latency, Mixture, Trial
+from edgekd.quantize.mixture import Latency, Mixture, Trial
 from edgekd.quantize.trained import load_trained
 from edgekd.stages import StageStore, tool_versions
 from edgekd.statistics.tango import normal_quantile
@@ -48,9 +52,10 @@ _EARLY_CONFIDENCE = 0.999
 _ALTERNATIVES = 2
 #: Calibration examples that layers are compared on.
 _LAYER_EXAMPLES = 32
-#: A glance at the times; the final race is :class:`edgekd.measure.Protocol`'s own, with this many restarts.
-_GLANCE = Race(min_restarts=1, max_restarts=1, rounds=8, warm_s=0.1)
-_FINAL = Race(min_restarts=4, max_restarts=4)
+#: Models of more bytes together are not held open for a glance.
+_SIDE_BY_SIDE_BYTES = 1 << 30
+#: What makes one mixture unusable, and leaves the others as they are.
+_UNUSABLE = (ModelError, UsageError, ChildError, TargetUnavailableError)
 
 
 @runtime_checkable
@@ -60,28 +65,6 @@ class LowerPrecisionRuntime(Protocol):
     def lower_precisions(self, device: str, provider: str) -> Sequence[Mapping[str, Any]]:
         """Session settings for each such precision that this device has instructions for."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What does not change during a search; see :class:`edgekd.pipeline.search.SearchRequest`.
-
-    Attributes:
-        targets: by name; digests: of the rows of ``select`` and ``test``.
-    """
-
-    model: Model | Artifact
-    task: TaskSpec
-    targets: Mapping[str, ResolvedTarget]
-    max_drop: float
-    digests: Mapping[str, str]
-    threads: int
-    batch: int
-    options: Mapping[str, Mapping[str, Any]]
-    output: Mapping[str, str]
-    rename: Mapping[str, str]
-    remeasure: bool
-    search: tuple[Path, ...]
 
 
 @dataclass
@@ -105,6 +88,8 @@ class StoreOracle:
     _floats: dict[str, Artifact] = field(default_factory=dict)
     _made: dict[Mixture, Artifact] = field(default_factory=dict)
     _evaluations: dict[tuple[Mixture, str], Evaluation] = field(default_factory=dict)
+    _refused: dict[Mixture, EdgeKDError] = field(default_factory=dict)
+    _parts: dict[tuple[str, int, int | None], tuple[TaskSpec, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._spools = Spools(folder=Path(self._folder.name))
@@ -190,11 +175,18 @@ class StoreOracle:
         """
         if mixture not in self._made:
             made = self.float_artifact(mixture.target)
+            plain = replace(mixture, settings=())
+            if plain in self._refused:
+                raise self._refused[plain]
             if mixture.config is not None:
-                label = f"quantize {replace(mixture, settings=()).label}"
-                made = quantize_artifact(
-                    made, mixture.config, self.plan.task, self.store, label, self.plan.rename, self._spools
-                )
+                try:
+                    made = quantize_artifact(
+                        made, mixture.config, self.plan.task, self.store, f"quantize {plain.label}",
+                        self.plan.rename, self._spools,
+                    )  # fmt: skip
+                except (ModelError, UsageError) as e:
+                    self._refused[plain] = e
+                    raise
             self._made[mixture] = replace(made, settings={**made.settings, **dict(mixture.settings)})
         return self._made[mixture]
 
@@ -202,43 +194,51 @@ class StoreOracle:
         """Label -> digest of every trial that was made."""
         return {t.mixture.label: self._made[t.mixture].digest for t in trials if t.mixture in self._made}
 
-    def evaluate(self, mixture: Mixture, split: str, rows: int | None = None) -> Evaluation:
-        """Its answers on a split, or on the first ``rows`` of it.
+    def evaluate(self, mixture: Mixture, split: str, rows: slice | None = None) -> Evaluation:
+        """Its answers on a split, or on some rows of it.
 
         Raises:
             DataError, UsageError, ModelError, ChildError: as :func:`edgekd.evaluate.evaluate`.
         """
         key = (mixture, f"{split}:{rows}")
         if key not in self._evaluations:
-            self._evaluations[key] = self._evaluate(mixture, split, rows)
+            request = self._request(mixture, split)
+            if rows is not None:
+                task, digest = self._part(split, rows)
+                request = replace(request, task=task, data_digest=digest)
+            self._evaluations[key] = evaluate_artifact(request, self.store, self._children)
         return self._evaluations[key]
 
-    def _evaluate(self, mixture: Mixture, split: str, rows: int | None) -> Evaluation:
+    def _request(self, mixture: Mixture, split: str) -> EvaluationRequest:
         plan = self.plan
         target = plan.targets[mixture.target]
-        task, digest = plan.task, plan.digests[split]
-        if rows is not None:
-            picked = pick_rows(task.data[split], slice(0, rows), task.search)
-            task = replace(task, data={**task.data, split: picked})
-            digest = task.split_digest(split)
         artifact = self.artifact(mixture)
         # Ranges that are taken in every call depend on what is in it.
         alone = split == "test" or (mixture.config is not None and mixture.config.mode == "dynamic")
-        request = EvaluationRequest(
+        return EvaluationRequest(
             label=mixture.label,
             artifact=artifact,
             target=target.target,
             runtime_paths=target.runtime_paths,
-            task=task,
+            task=plan.task,
             split=split,
-            data_digest=digest,
+            data_digest=plan.digests[split],
             output=plan.output,
             rename=plan.rename,
             batch=artifact.fixed_batch or (plan.batch if alone else PLAIN_BATCH),
             threads=plan.threads,
             search=plan.search,
         )
-        return evaluate_artifact(request, self.store, self._children)
+
+    def _part(self, split: str, rows: slice) -> tuple[TaskSpec, str]:
+        """The task with only these rows of a split, and their digest."""
+        key = (split, rows.start, rows.stop)
+        if key not in self._parts:
+            task = self.plan.task
+            picked = pick_rows(task.data[split], rows, task.search)
+            task = replace(task, data={**task.data, split: picked})
+            self._parts[key] = (task, task.split_digest(split))
+        return self._parts[key]
 
     def judge(self, mixture: Mixture) -> Trial:
         """See :class:`edgekd.quantize.search.Oracle`; what cannot be made or run is a trial of decision ``error``.
@@ -256,13 +256,11 @@ class StoreOracle:
             )  # fmt: skip
         try:
             size = self.artifact(mixture).size_bytes
-            early = self._early(mixture, against)
+            own, early = self._look(mixture, against)
             if early is not None:
                 return replace(early, size_bytes=size)
-            gate = judge_accuracy(
-                against, self.evaluate(mixture, "select"), max_drop=self.plan.max_drop, against="float32"
-            )
-        except (ModelError, UsageError, ChildError, TargetUnavailableError) as e:
+            gate = judge_accuracy(against, own, max_drop=self.plan.max_drop, against="float32")
+        except _UNUSABLE as e:
             return Trial(mixture=mixture, decision="error", reason=str(e))
         if gate.decision == "error":
             raise DataError(gate.reason, "the search needs data that the accuracy gate can judge")
@@ -273,25 +271,26 @@ class StoreOracle:
             reason=gate.reason, wanted=wanted if isinstance(wanted, int) else None,
         )  # fmt: skip
 
-    def _early(self, mixture: Mixture, against: Evaluation) -> Trial | None:
-        """A rejection on the first rows, where they show it clearly; None where all rows are needed."""
-        _, mark, rows_of = self.plan.task.data["select"].rpartition("#")
-        if not is_proportion(against) or (mark and rows_of.isalpha()):
-            return None
-        for rows in _EARLY:
-            if against.n < _WORTH * rows:
-                break
-            own = self.evaluate(mixture, "select", rows)
-            first = take_rows(against, np.arange(rows))
+    def _look(self, mixture: Mixture, against: Evaluation) -> tuple[Evaluation, Trial | None]:
+        """Its answers on the selection rows, and None; or those up to where it is clearly rejected, and that trial."""
+        _, mark, named = self.plan.task.data["select"].rpartition("#")
+        looks = [rows for rows in _EARLY if against.n >= _WORTH * rows]
+        if not looks or not is_proportion(against) or (mark and named.isalpha()):
+            return self.evaluate(mixture, "select"), None
+        seen = self.evaluate(mixture, "select", slice(0, looks[0]))
+        for rows, following in zip(looks, [*looks[1:], None], strict=True):
             found = compare(
-                first, own, AccuracyLimit(max_drop=self.plan.max_drop), confidence=_EARLY_CONFIDENCE
-            )
+                take_rows(against, np.arange(rows)), seen, AccuracyLimit(max_drop=self.plan.max_drop),
+                confidence=_EARLY_CONFIDENCE,
+            )  # fmt: skip
             if found.interval is not None and found.interval[1] < -self.plan.max_drop:
-                return Trial(
+                return seen, Trial(
                     mixture=mixture, decision="reject", difference=found.estimate, interval=found.interval, n=rows,
                     reason=f"clearly below float32 on the first {rows:,} examples",
                 )  # fmt: skip
-        return None
+            seen = join_rows(seen, self.evaluate(mixture, "select", slice(rows, following)))
+        # Paired by the whole split's digest: the parts are all of it, in order.
+        return replace(seen, data=against.data), None
 
     def layers(self, mixture: Mixture) -> Sequence[LayerError]:
         """See :class:`edgekd.quantize.search.Oracle`."""
@@ -332,50 +331,33 @@ class StoreOracle:
         if not others:
             return found
         self.progress(f"times of {len(others)} mixtures")
-        paths = {
-            self.artifact(m).format: self.plan.targets[m.target].runtime_paths[self.artifact(m).format]
-            for m in (reference, *others)
-        }
-        first = self.plan.targets[reference.target].target
-        comparison = Comparison(
-            baseline=(reference.label, self.artifact(reference)),
-            candidates=[(m.label, self.artifact(m)) for m in others],
-            limits={},
-            feeds=Feeds(task=self.plan.task, split="select", rename={"student": self.plan.rename}),
-            setting=Setting(
-                target=first, runtime_paths=paths, threads=self.plan.threads, batch=self.plan.batch,
-                search=self.plan.search,
-            ),
-            occasion="search" if final else "glance",
-            baseline_role="student",
-            own_settings=False,
-        )  # fmt: skip
-        made = measure_comparison(
-            comparison, self.store, remeasure=self.plan.remeasure, decided=lambda m: True,
-            protocol=_FINAL if final else _GLANCE,
-        )  # fmt: skip
+        if not final:
+            others = [m for m in others if self._can_be_made(m)]
+            if not others:
+                return found
+        artifacts = [(m.label, self.artifact(m)) for m in (reference, *others)]
         self.races += 1
-        self.measured = _record(made)
-        for k, mixture in enumerate(others):
-            ratio, lower, upper = ratio_of(made, CANDIDATE if k == 0 else f"{CANDIDATE}_{k + 1}")
-            found[mixture] = Latency(ratio=ratio, lower=lower, upper=upper)
-        return found
+        if final or not self._side_by_side(artifacts):
+            targets = [self.plan.targets[m.target] for m in (reference, *others)]
+            times, self.measured = race(self.plan, artifacts, targets, self.store, final=final)
+        else:
+            requests = [self._request(m, "select") for m in (reference, *others)]
+            times = stored_glance(self.plan, requests, self.store, self._children)
+        return found | {m: t for m, t in zip(others, times, strict=True) if t is not None}
 
+    def _can_be_made(self, mixture: Mixture) -> bool:
+        try:
+            self.artifact(mixture)
+        except _UNUSABLE:
+            return False
+        return True
 
-def _record(made: Measurement) -> dict[str, Any]:
-    """What the evidence keeps of the race that decided."""
-    blocks = [int(b.min()) for r in made.restarts for b in r.blocks[BASELINE]]
-    return {
-        "threads": made.threads,
-        "batch": made.batch,
-        "restarts": len(made.restarts),
-        "redrawn": len(made.redrawn),
-        "float32_ms": float(np.median(blocks)) / 1e6 if blocks else None,
-        "runtimes": sorted(
-            {str(c["placement"]["runtime"]) for r in made.restarts for c in r.children.values()}
-        ),
-        "collected_at": made.collected_at,
-    }
+    def _side_by_side(self, artifacts: Sequence[tuple[str, Artifact]]) -> bool:
+        """Whether the children that evaluate can take the times as well: on this machine's CPU, all open at once."""
+        here = all(
+            t.target.device == "cpu" and board_of(t.target) is None for t in self.plan.targets.values()
+        )
+        return here and sum(a.size_bytes for _, a in artifacts) <= _SIDE_BY_SIDE_BYTES
 
 
 def _assured(

@@ -11,6 +11,7 @@ from edgekd.artifact import Artifact
 from edgekd.distill import TrainConfig
 from edgekd.distill.fake_quant import QUANTIZERS, FakeQuantConfig
 from edgekd.distill.group import ALONE, Group
+from edgekd.doors import safe_weights
 from edgekd.errors import ModelError, UsageError
 from edgekd.files import sha256_file
 from edgekd.model import Model, load_model
@@ -111,6 +112,8 @@ def obtain_model(
             f"weights {request.weights} do not exist",
             "check the path (relative paths start at the recipe, else here)",
         )
+    if request.weights is not None:
+        request = replace(request, weights=safe_weights(request.weights, store))
     soft = request.teacher if config.needs_teacher else None
     key = {
         "factory": factory_digest(request.factory, search),

@@ -1,146 +1,35 @@
 """The search for the fastest mixture that keeps the accuracy: which precision, and which layers stay in float.
 
-It knows nothing of files or runtimes: an :class:`Oracle` says what a mixture costs. Few questions are asked of it:
+It knows nothing of files or runtimes: an :class:`~edgekd.quantize.mending.Oracle` says what a mixture costs. Few
+questions are asked of it:
 
-1. Whole-model configurations, class by class. Those of one class differ in calibration and granularity only, so in
-   accuracy and hardly in speed: the first that holds ends its class.
-2. Where a class does not hold, and is fast enough to be worth it, its most sensitive layers stay in float: bisection on
-   how many, in two orders (by the error that a layer adds, and by that error per multiply-accumulate). Then each kept
-   layer that weighs something is tried without, once.
-3. What holds is raced in one measurement. The fastest is the winner; of equals, the smaller file.
+1. A glance at the times of whole-model configurations, one of each class. Those of one class differ in calibration and
+   granularity only, so in accuracy and hardly in speed.
+2. The fastest is judged first, by the alternatives of its class until one holds. What is slower than something that
+   holds is never judged.
+3. Where a class does not hold, its most sensitive layers stay in float (:mod:`edgekd.quantize.mending`). Layers in float
+   only make it slower: a class that is slower as it is than what holds is not mended.
+4. What holds and is near the fastest is raced in one measurement. The fastest is the winner; of equals, the smaller
+   file.
 
 A mixture wins only if its own selection bound holds, whatever the order of the layers was worth.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from edgekd.quantize.config import QuantConfig
 from edgekd.quantize.layers import LayerError
+from edgekd.quantize.mending import Oracle, State, mend
+from edgekd.quantize.mixture import Mixture, Trial
 
 #: Ratios to the float model that differ by less are equal: the smaller file wins.
 SAME_SPEED = 0.01
 #: A glance is that sure of the order: what takes so many times the fastest's time is not the winner.
-_BEHIND = 1.25
-#: A kept layer with a smaller share of the model's multiply-accumulates is not tried without: nothing is won by it.
-_WEIGHTLESS = 0.04
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mixture:
-    """One way to run the model.
-
-    Attributes:
-        target: ``device:runtime``.
-        config: the quantization, with the layers that stay in float; None is the float model.
-        settings: of the runtime's session, sorted, e.g. ``(("precision", "bf16"),)``.
-    """
-
-    target: str
-    config: QuantConfig | None = None
-    settings: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """Layers in float."""
-        return () if self.config is None else self.config.keep_float
-
-    def keeping(self, layers: Iterable[str]) -> Mixture:
-        """The same with these layers in float.
-
-        Raises:
-            ValueError: of the float model.
-        """
-        if self.config is None:
-            raise ValueError("the float model has no layers to keep in float")
-        return replace(self, config=replace(self.config, keep_float=tuple(sorted(layers))))
-
-    @property
-    def label(self) -> str:
-        """For readers, unique within a search: ``cpu:onnxruntime int8 channel minmax, 3 in float (5f0a)``."""
-        parts = ["float32"]
-        if self.config is not None:
-            c = self.config
-            ranges = "trained" if c.ranges else c.calibration
-            parts = [c.dtype, c.granularity, ranges if c.mode == "static" else c.mode]
-        text = " ".join([self.target, *parts, *(f"{k}={v}" for k, v in self.settings)])
-        if not self.kept:
-            return text
-        which = hashlib.sha256("\n".join(self.kept).encode()).hexdigest()[:4]
-        return f"{text}, {len(self.kept)} in float ({which})"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "target": self.target,
-            "quantization": None if self.config is None else self.config.to_json(),
-            "settings": dict(self.settings),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Ratio to the float model's time, with its interval over restarts."""
-
-    ratio: float
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """What became of a mixture on the selection split.
-
-    Attributes:
-        decision: ``pass``, ``reject``, ``inconclusive``; ``error`` where it could not be made or run.
-        difference: score minus the float model's; None where there is none.
-        interval: its two one-sided bounds.
-        n: examples that decided: fewer than all where it was clearly rejected before.
-        assured: it passes with so much room that a test of the same size is likely to agree.
-        size_bytes: 0 where it could not be made.
-        reason: one sentence.
-        latency: None where it was not timed.
-        wanted: examples that would decide an inconclusive one; None where none would.
-    """
-
-    mixture: Mixture
-    decision: str
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
-    n: int = 0
-    assured: bool = False
-    size_bytes: int = 0
-    reason: str = ""
-    latency: Latency | None = None
-    wanted: int | None = None
-
-    @property
-    def holds(self) -> bool:
-        return self.decision == "pass"
-
-
-class Oracle(Protocol):
-    """What answers for mixtures."""
-
-    def judge(self, mixture: Mixture) -> Trial:
-        """Its accuracy on the selection split against the float model's."""
-        ...
-
-    def layers(self, mixture: Mixture) -> Sequence[LayerError]:
-        """The layers that a whole-model quantization touches, and how much each suffers; may be empty."""
-        ...
-
-    def race(self, mixtures: Sequence[Mixture], *, final: bool) -> Mapping[Mixture, Latency]:
-        """Their times beside the float model's, in one interleaved measurement; lacks what did not run.
-
-        Args:
-            final: the winner is chosen by it; else a glance will do.
-        """
-        ...
+NEAR = 1.08
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +37,8 @@ class Outcome:
     """What a search found.
 
     Attributes:
-        trials: everything that was tried, in order; latencies are those of the last race that had it.
+        trials: everything that was tried, in order; latencies are those of the last race that had it. Whole models
+            that were timed and never judged come last, as ``slower``.
         winner: of the trials; the float model where nothing else holds and is faster.
         layers: label of a whole-model mixture -> its sensitivity, the most sensitive first.
         out_of_time: the budget ended the search before it was through.
@@ -162,29 +52,82 @@ class Outcome:
     @property
     def evaluations(self) -> int:
         """How often the oracle judged; the float model itself needs no judging."""
-        return len(self.trials) - 1
+        return sum(t.decision != "slower" for t in self.trials) - 1
 
 
 @dataclass
-class _Search:
-    oracle: Oracle
-    expired: Callable[[], bool]
-    trials: dict[Mixture, Trial] = field(default_factory=dict)
-    layers: dict[str, tuple[LayerError, ...]] = field(default_factory=dict)
-    out_of_time: bool = False
+class _Walk:
+    """Whole models and what becomes of them, the fastest first."""
 
-    def judge(self, mixture: Mixture) -> Trial | None:
-        """Judge, or remember; None where time is over."""
-        if mixture not in self.trials:
-            if self.expired():
-                self.out_of_time = True
-                return None
-            self.trials[mixture] = self.oracle.judge(mixture)
-        return self.trials[mixture]
+    state: State
+    reference: Mixture
+    #: Alternatives of about equal speed, by the first of them, whose time stands for all.
+    classes: dict[Mixture, tuple[Mixture, ...]]
+    #: First of a class -> the alternative that lost least, where none is assured.
+    failing: dict[Mixture, Mixture] = field(default_factory=dict)
+    #: First of a class -> what has to stay in float.
+    mended: dict[Mixture, tuple[str, ...]] = field(default_factory=dict)
 
-    def race(self, mixtures: Sequence[Mixture], *, final: bool) -> None:
-        for mixture, latency in self.oracle.race(mixtures, final=final).items():
-            self.trials[mixture] = replace(self.trials[mixture], latency=latency)
+    def run(self) -> None:
+        open_ = list(self.classes)
+        if len(open_) > 1:
+            self.state.glance(open_)
+        while open_ and not self.state.out_of_time:
+            first = min(open_, key=self._bound)
+            open_.remove(first)
+            if first in self.failing:
+                self._mend(first)
+            elif self._bound(first) <= NEAR * self._best() and self._fails(first):
+                open_.append(first)
+
+    def _bound(self, mixture: Mixture) -> float:
+        """The least ratio that it can have; what could not be timed is asked first, to learn why."""
+        seen = self.state.seen.get(mixture)
+        return 0.0 if seen is None else seen.ratio
+
+    def _best(self) -> float:
+        """The least ratio of what is assured."""
+        able = [m for m, t in self.state.trials.items() if t.assured]
+        return min((self.state.seen[m].ratio for m in able if m in self.state.seen), default=1.0)
+
+    def _fails(self, first: Mixture) -> bool:
+        """Judge the alternatives until one is assured; whether layers in float might help where none is."""
+        found: Trial | None = None
+        for mixture in self.classes[first]:
+            trial = self.state.judge(mixture)
+            if trial is None:
+                break
+            if trial.assured:
+                if self.state.seen:  # alone it needs no glance: the final race follows
+                    self.state.glance([mixture])
+                return False
+            # An error has no difference: it is the last choice.
+            if found is None or _difference(trial) > _difference(found):
+                found = trial
+        if found is None or found.decision == "error" or found.mixture.config is None:
+            return False
+        self.failing[first] = found.mixture
+        return True
+
+    def _mend(self, first: Mixture) -> None:
+        self.state.glance([first])
+        if self._bound(first) >= self._best() or self._outdone(first):
+            return
+        mixture = self.failing[first]
+        kept = mend(self.state, mixture, list(self.mended.values()))
+        if kept is not None:
+            self.mended[first] = kept
+            self.state.glance([mixture.keeping(kept)])
+
+    def _outdone(self, first: Mixture) -> bool:
+        """Whether a mended class differs by session settings alone, and both its ends, quantized and float, are no slower."""
+        ratios = {m: x.ratio for m, x in self.state.seen.items()} | {self.reference: 1.0}
+        for other in self.mended:
+            if (other.target, other.config) == (first.target, first.config):
+                pairs = ((other, first), (replace(other, config=None), replace(first, config=None)))
+                if all(a in ratios and b in ratios and ratios[a] <= ratios[b] for a, b in pairs):
+                    return True
+        return False
 
 
 def find_mixture(
@@ -193,173 +136,56 @@ def find_mixture(
     floats: Sequence[Mixture],
     classes: Sequence[Sequence[Mixture]],
     expired: Callable[[], bool] = lambda: False,
+    max_drop: float | None = None,
 ) -> Outcome:
     """Find the mixture with the lowest measured latency whose accuracy holds.
 
-    With n layers it judges at most ``len(floats) - 1 + sum(map(len, classes))`` whole models and, for each class that
-    does not hold, 2 ceil(log2 n) + 1 + k mixtures, where k layers are kept by the bisection.
+    It judges at most ``len(floats) - 1 + sum(map(len, classes))`` whole models and, for each class that does not hold,
+    what :func:`edgekd.quantize.mending.mend` needs.
 
     Args:
         floats: float mixtures, the first is what everything is compared with, and passes by definition.
         classes: alternatives of about equal speed, the most promising first.
         expired: whether the time to try more is over; asked before every judgement.
+        max_drop: the margin; it only makes guesses better.
     """
-    run = _Search(oracle=oracle, expired=expired)
-    run.trials[floats[0]] = oracle.judge(floats[0])
-    for mixture in floats[1:]:
-        run.judge(mixture)
-    best = [found for alternatives in classes if (found := _best_of(run, alternatives)) is not None]
-    failing = [t.mixture for t in best if not t.assured and t.decision != "error"]
-    holding = [t.mixture for t in run.trials.values() if t.holds]
-    if failing and not run.out_of_time:
-        run.race([*holding, *(m for m in failing if m not in holding)], final=False)
-        mended: dict[Mixture, tuple[str, ...]] = {}
-        for mixture in _worth_mending(run, failing):
-            if not _beaten(run, mixture, mended):
-                kept = _mend(run, mixture, list(mended.values()))
-                mended |= {} if kept is None else {mixture: kept}
-    finalists = _finalists(run, floats[0])
-    run.race(finalists, final=True)
+    state = State(oracle=oracle, expired=expired, max_drop=max_drop)
+    reference = floats[0]
+    state.trials[reference] = oracle.judge(reference)
+    alternatives = {a[0]: tuple(a) for a in (*((m,) for m in floats[1:]), *classes) if a}
+    walk = _Walk(state=state, reference=reference, classes=alternatives)
+    walk.run()
+    finalists = _finalists(state, reference)
+    state.race(finalists)
+    tried = dict(state.trials)
+    passed_over = [
+        Trial(mixture=m, decision="slower", latency=x, reason="slower than what holds: not judged")
+        for m, x in state.seen.items()
+        if m not in tried
+    ]
     return Outcome(
-        trials=tuple(run.trials.values()),
-        winner=_winner([run.trials[m] for m in finalists], run.trials[floats[0]]),
-        layers=run.layers,
-        out_of_time=run.out_of_time,
+        trials=(*tried.values(), *passed_over),
+        winner=_winner([tried[m] for m in finalists], tried[reference]),
+        layers=state.layers,
+        out_of_time=state.out_of_time,
     )
 
 
-def _best_of(run: _Search, alternatives: Sequence[Mixture]) -> Trial | None:
-    """The first that is assured, else the one that loses least; None where nothing was tried."""
-    tried: list[Trial] = []
-    for mixture in alternatives:
-        trial = run.judge(mixture)
-        if trial is None:
-            break
-        tried.append(trial)
-        if trial.assured:
-            return trial
-    # An error has no difference: it is the last choice.
-    return max(tried, key=lambda t: -math.inf if t.difference is None else t.difference, default=None)
+def _difference(trial: Trial) -> float:
+    return -math.inf if trial.difference is None else trial.difference
 
 
-def _worth_mending(run: _Search, failing: Sequence[Mixture]) -> list[Mixture]:
-    """Those that are faster as they are than anything that is assured, the fastest first.
-
-    Layers in float only make a mixture slower.
-    """
-    known = [t.latency.ratio for t in run.trials.values() if t.assured and t.latency is not None]
-    limit = min(known, default=math.inf)
-    timed = [(latency.ratio, m) for m in failing if (latency := run.trials[m].latency) is not None]
-    return [m for ratio, m in sorted(timed, key=lambda pair: pair[0]) if ratio < limit]
-
-
-def _beaten(run: _Search, mixture: Mixture, mended: Mapping[Mixture, tuple[str, ...]]) -> bool:
-    """Whether a mixture, faster as it is than it can become, is far behind what a mended one must take.
-
-    That one's time is taken to lie between its own and float's by the kept share of its multiply-accumulates.
-    """
-    own = run.trials[mixture].latency
-    for other, kept in mended.items():
-        taken = run.trials[other].latency
-        macs = {x.name: x.macs or 0 for x in run.layers[other.label]}
-        total = sum(macs.values())
-        if own is not None and taken is not None and total > 0:
-            share = sum(macs.get(n, 0) for n in kept) / total
-            if own.ratio > _BEHIND * (taken.ratio + share * max(1 - taken.ratio, 0.0)):
-                return True
-    return False
-
-
-def _mend(run: _Search, mixture: Mixture, others: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Keep as few layers of a whole-model mixture in float as make it hold; None where none do.
-
-    Args:
-        others: what made others hold; where it makes this one hold as well, nothing else is tried.
-    """
-    layers = sorted(run.oracle.layers(mixture), key=_level)
-    run.layers[mixture.label] = tuple(layers)
-    macs = {layer.name: layer.macs for layer in layers}
-    for known in others:
-        if set(known) <= set(macs) and (trial := run.judge(mixture.keeping(known))) and trial.assured:
-            return known
-    kept = _bisect(run, mixture, layers, len(layers))
-    if kept is not None and all(macs[x.name] for x in layers):
-        weight = {name: float(count or 0) for name, count in macs.items()}
-        by_weight = sorted(layers, key=lambda x: -_noise(x) / weight[x.name])
-        # Only what leaves less in float than was found already can be faster.
-        found = sum(weight[n] for n in kept)
-        fits = 0
-        while fits < len(layers) and sum(weight[n] for n in _together(by_weight[: fits + 1])) < found:
-            fits += 1
-        kept = _bisect(run, mixture, by_weight, fits + 1) or kept
-    return None if kept is None else _refine(run, mixture, kept, macs)
-
-
-def _together(layers: Sequence[LayerError]) -> tuple[str, ...]:
-    """Layers with those that would quantize their inputs."""
-    names = dict.fromkeys(n for layer in layers for n in (layer.name, *layer.feeders))
-    return tuple(names)
-
-
-def _level(layer: LayerError) -> float:
-    """dB that order layers: what it adds by itself where that is known; without an error last."""
-    own = layer.own_sqnr_db if layer.own_sqnr_db is not None else layer.sqnr_db
-    return math.inf if own is None else own
-
-
-def _noise(layer: LayerError) -> float:
-    return 10 ** (-min(_level(layer), 300.0) / 10)
-
-
-def _bisect(run: _Search, mixture: Mixture, order: Sequence[LayerError], end: int) -> tuple[str, ...] | None:
-    """The shortest beginning of ``order``, below ``end`` layers, that is assured in float; None where none is found.
-
-    The mixture without any kept layer is known not to be.
-    """
-    low, high = 0, end
-    found: tuple[str, ...] | None = None
-    while high - low > 1:
-        middle = (low + high) // 2
-        kept = _together(order[:middle])
-        trial = run.judge(mixture.keeping(kept))
-        if trial is None:
-            break
-        if trial.assured:
-            high, found = middle, kept
-        else:
-            low = middle
-    return found
-
-
-def _refine(
-    run: _Search, mixture: Mixture, kept: Sequence[str], macs: Mapping[str, int | None]
-) -> tuple[str, ...]:
-    """Try each kept layer that weighs something without, the heaviest first."""
-    total = sum(count or 0 for count in macs.values())
-    left = list(kept)
-    for name in sorted(kept, key=lambda n: -(macs.get(n) or 0)):
-        weight = macs.get(name)
-        if len(left) == 1 or (weight is not None and weight < _WEIGHTLESS * total):
-            continue
-        trial = run.judge(mixture.keeping(n for n in left if n != name))
-        if trial is None:
-            break
-        if trial.assured:
-            left.remove(name)
-    return tuple(left)
-
-
-def _finalists(run: _Search, reference: Mixture) -> list[Mixture]:
+def _finalists(state: State, reference: Mixture) -> list[Mixture]:
     """Who is raced: the float model, and of everything that holds what no sibling with fewer layers in float beats.
 
-    Mixtures that hold without being assured are raced only where their class has none that is; what was far behind at
-    a glance is not raced again.
+    Mixtures that hold without being assured are raced only where nothing that is assured is faster than float; what was
+    far behind at a glance is not raced again.
     """
     chosen: list[Mixture] = [reference]
     families: dict[tuple[Any, ...], list[Trial]] = {}
-    for mixture, trial in run.trials.items():
-        if not trial.holds or mixture == reference:
-            continue
+    holding = [t for m, t in state.trials.items() if t.holds and m != reference]
+    for trial in holding:
+        mixture = trial.mixture
         config = mixture.config and replace(mixture.config, keep_float=())
         families.setdefault((mixture.target, config, mixture.settings), []).append(trial)
     for members in families.values():
@@ -368,9 +194,11 @@ def _finalists(run: _Search, reference: Mixture) -> list[Mixture]:
         chosen += [
             t.mixture for t, own in zip(able, sets, strict=True) if not any(other < own for other in sets)
         ]
-    seen = {m: latency.ratio for m in chosen if (latency := run.trials[m].latency) is not None}
-    slowest = _BEHIND * min(seen.values(), default=math.inf)
-    return [m for m in chosen if m == reference or seen.get(m, 0.0) <= slowest]
+    assured = [
+        state.seen[m].ratio for m in chosen if m in state.seen and m != reference and state.trials[m].assured
+    ]
+    slowest = NEAR * min([*assured, 1.0])
+    return [m for m in chosen if m == reference or m not in state.seen or state.seen[m].ratio <= slowest]
 
 
 def _winner(raced: Sequence[Trial], reference: Trial) -> Trial:

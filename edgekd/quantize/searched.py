@@ -13,7 +13,7 @@ from edgekd.files import read_json, write_json
 from edgekd.gates.verdict import Decision, Gate, gate_from_json
 from edgekd.quantize.config import QuantConfig
 from edgekd.quantize.layers import LayerError
-from edgekd.quantize.search import Latency, Mixture, Trial
+from edgekd.quantize.mixture import Latency, Mixture, Trial
 
 SEARCH_SCHEMA = "edgekd.search/1"
 SEARCH_FILE = "search.json"

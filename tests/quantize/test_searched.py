@@ -10,7 +10,7 @@ from fixtures_search import BF16, FLOAT, MIXED, WHOLE, make_search
 
 from edgekd.errors import EvidenceError
 from edgekd.quantize.config import QuantConfig
-from edgekd.quantize.search import Mixture
+from edgekd.quantize.mixture import Mixture
 from edgekd.quantize.searched import load_search
 from edgekd.report.search import pareto_front, search_page
 
