@@ -4,6 +4,7 @@
 #   make test     ruff, ruff format, mypy --strict, pytest
 #   make lint     the first three of these
 #   make bench    how fast EdgeKD itself is (pytest-benchmark)
+#   make fuzz     every door that outside bytes come through, 10,000 executions each (docs/hostile.md)
 #   make gate-power  how often the latency gate is wrong here, in five minutes (runs/gate-power/)
 #   make cifar    the CIFAR-10 example in full (runs/cifar10/; needs EDGEKD_DATA, hours on two cores)
 #   make gpu      the GPU suite, where there is an NVIDIA GPU (docs/results/<gpu>.md)
@@ -29,7 +30,7 @@ VENV := .venv
 STAMP := $(VENV)/edgekd-installed
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test lint format bench gate-power cifar gpu litert browser wheel clean setup
+.PHONY: demo test lint format bench fuzz gate-power cifar gpu litert browser wheel clean setup
 
 demo: setup
 	@$(VENV)/bin/edgekd demo
@@ -48,6 +49,9 @@ format: setup
 
 bench: setup
 	@$(RUN) pytest bench --benchmark-only
+
+fuzz: setup
+	@$(VENV)/bin/python tests/fuzz/fuzz_all.py
 
 # A folder for each run: trials of other code are never mixed with these.
 gate-power: setup

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edgekd.documents import is_file_name
 from edgekd.errors import EvidenceError, ModelError
 from edgekd.files import digest_of, read_json, sha256_file, write_json
 from edgekd.prepare import bring_files, carried_files, locate_inside, relative_prepare
@@ -210,7 +211,7 @@ def load_artifact(folder: Path, *, check: bool = True) -> Artifact:
         ) from e
     for name in (artifact.entry, *(f.path for f in files)):
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts:
+        if pure.is_absolute() or ".." in pure.parts or not is_file_name(name):
             raise ModelError(
                 f"{folder / ARTIFACT_FILE} names the file {name!r} outside its folder", "do not use it"
             )

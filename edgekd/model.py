@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.artifact import Artifact, record_file
+from edgekd.documents import is_file_name
 from edgekd.errors import EvidenceError, ModelError
 from edgekd.files import read_json, write_json
 from edgekd.prepare import bring_files, locate_inside, relative_prepare
@@ -126,7 +127,7 @@ def load_model(folder: Path) -> Model:
 
 
 def _check_file(folder: Path, name: str, wanted: str) -> None:
-    if Path(name).name != name:
+    if Path(name).name != name or not is_file_name(name):
         raise ModelError(f"{folder / MODEL_FILE} names weights outside its folder: {name!r}", "do not use it")
     if not (folder / name).is_file():
         raise ModelError(f"{folder / name} is missing", "train or export the model again")

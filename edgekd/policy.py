@@ -179,6 +179,17 @@ class PlacementGate(Block):
     by: Literal["ops", "time", "macs"] = "ops"
 
 
+class ProvenanceGate(Block):
+    """``gates.provenance``: what was declared of teacher and data must allow it, by the terms table.
+
+    What is not known is rejected; a named person's waiver is the only way past. A record that was older than
+    ``max_age_days`` on the day of the run needs a human too (TRUST, section 3).
+    """
+
+    on_unknown: Literal["reject"] = "reject"
+    max_age_days: Annotated[int, Field(ge=1)] = 180
+
+
 class GatesBlock(Block):
     """``gates:`` the limits; also a policy file of its own."""
 
@@ -191,6 +202,7 @@ class GatesBlock(Block):
     tail: TailGate | None = None
     size: SizeGate | None = None
     placement: PlacementGate | None = None
+    provenance: ProvenanceGate | None = None
 
     @property
     def asked(self) -> tuple[str, ...]:

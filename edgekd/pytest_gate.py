@@ -19,6 +19,7 @@ import pytest
 
 from edgekd.cli import gate as gate_verb
 from edgekd.cli.keywords import Keywords, in_keywords
+from edgekd.cli.options import trust_of
 from edgekd.cli.progress import stage_line
 from edgekd.errors import EdgeKDError, EvidenceError, InfrastructureError, PolicyError, UsageError
 from edgekd.pytest_session import INCONCLUSIVE, Judged, Session, shown
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from edgekd.gates.verdict import Gate, Verdict
     from edgekd.pipeline.sessions import OpenModel
     from edgekd.stages import StageResult, StageStore
+    from edgekd.trust import Trust
 
     Reference = str | os.PathLike[str]
 
@@ -158,10 +160,11 @@ class EdgekdGate(_Fixture):
             raise UsageError(
                 "edgekd_gate was given no student", 'name the model that may ship: student="S.onnx"'
             )
-        request = gate_verb.gate_request(self._keywords.parse(asked))
+        args = self._keywords.parse(asked)
+        request = gate_verb.gate_request(args)
         out = self._folder()
         with untraced_children():
-            return gate_files(request, out=out, store=_store(reused)), out
+            return gate_files(request, out=out, store=_store(reused, trust_of(args))), out
 
     def _folder(self) -> Path:
         """The run folder of this call: named after the test, so that the next session replaces it."""
@@ -265,16 +268,17 @@ class EdgekdSession(_Fixture):
         self._open.close()
 
 
-def _store(reused: list[str]) -> StageStore:
+def _store(reused: list[str], trust: Trust | None = None) -> StageStore:
     """The stage cache; its lines go to stderr, which pytest shows with a failure. Collects reused measurements."""
     from edgekd.stages import StageStore, default_cache_root
+    from edgekd.trust import Trust
 
     def report(event: str, name: str, result: StageResult | None) -> None:
         stage_line(event, name, result)
         if result is not None and result.cached and result.folder.parent.name == "measure":
             reused.append(name)
 
-    return StageStore(default_cache_root(os.environ), report=report)
+    return StageStore(default_cache_root(os.environ), report=report, trust=trust or Trust())
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator, model_validator
@@ -33,6 +33,7 @@ from edgekd.policy import (
     check_scenario,
 )
 from edgekd.quantize.precision import Precision, precision_of
+from edgekd.recipe_provenance import ProvenanceBlock
 from edgekd.recipe_refusal import refusal
 from edgekd.recipe_training import DistillBlock, LayerPair, LossBlock, TrainBlock
 from edgekd.spec import parse_shapes
@@ -232,7 +233,7 @@ class Recipe(_Block):
     shapes: dict[str, list[str]] = {}
     measure: MeasureBlock = MeasureBlock()
     gates: GatesBlock
-    provenance: dict[str, JsonValue] = {}
+    provenance: ProvenanceBlock | None = None
     release: ReleaseBlock = ReleaseBlock()
 
     @field_validator("shapes")
@@ -365,8 +366,7 @@ def load_recipe(path: Path, environ: Mapping[str, str]) -> Recipe:
     Raises:
         RecipeError: unreadable, not YAML, an unknown, missing or wrong key; names file, line and key.
     """
-    recipe: Recipe = _parse(path, environ, Recipe, "")
-    return recipe
+    return cast(Recipe, _parse(path, environ, Recipe, ""))
 
 
 def stored_policy(folder: Path, run: Run) -> GatesBlock:

@@ -39,11 +39,26 @@ def _block_in(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_block_in, getattr(annotation, "__args__", ()))), None)
 
 
+#: Types that a key may take; pydantic names them in the places of its errors.
+_BRANCHES = frozenset(
+    {
+        "str",
+        "int",
+        "float",
+        "[key]",
+        "TargetBlock",
+        "AccuracyGate",
+        "QuantizeBlock",
+        "OriginBlock",
+        "OriginTeacherBlock",
+    }
+)
+
+
 def _is_branch(step: object) -> bool:
     """Whether a step of pydantic's location names a branch of a union, not a key of the recipe."""
-    branches = ("str", "TargetBlock", "AccuracyGate", "QuantizeBlock", "[key]")
     return isinstance(step, str) and (
-        step in branches or step.startswith(("literal[", "list[", "function-after["))
+        step in _BRANCHES or step.startswith(("literal[", "list[", "function-after["))
     )
 
 
@@ -68,7 +83,8 @@ def refusal(
     if first["loc"] and _is_branch(first["loc"][-1]) and isinstance(first["input"], (dict, list)):
         # Some keys take text or a block, or a block or a list: what is wrong inside is the news, not that it is no text.
         first = next((e for e in errors[1:] if not _is_branch(e["loc"][-1])), first)
-    location = tuple(s for s in first["loc"] if not _is_branch(s)) or _named_key(first["msg"])
+    steps = first.get("ctx", {}).get("steps", ())  # the place within a block that was checked as a whole
+    location = (*(s for s in first["loc"] if not _is_branch(s)), *steps) or _named_key(first["msg"])
     key = ".".join(map(str, location)) or "the recipe"
     where = f"{path}:{line_of(root, location)}"
     if first["type"] == "extra_forbidden":
@@ -80,5 +96,5 @@ def refusal(
             f"{where}: '{key}' is missing", "see docs/recipe.md, or `edgekd init` for one that runs"
         )
     message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "value_error" else f", got {shown(first['input'])}"
+    got = "" if first["type"] == "value_error" or steps else f", got {shown(first['input'])}"
     return RecipeError(f"{where}: '{key}': {message}{got}", "see docs/recipe.md")

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from edgekd.documents import read_plain_file
 from edgekd.errors import RecipeError
 
 #: What would start a new line, a comment or a key where a variable is filled in.
@@ -23,10 +24,24 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 #: Nodes that a recipe may have once its aliases are written out; real ones have about a hundred.
 _MAX_NODES = 10_000
+#: Bytes that it may have; real ones have thousands. PyYAML reads about a megabyte in a second.
+_MAX_BYTES = 256 << 10
+#: Digits that a whole number may have: as many as a number of 64 bits in base 2.
+_MAX_DIGITS = 70
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses duplicate keys and infinite numbers, and leaves dates as text."""
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Counted as they come: a document of a million takes seconds before it is whole.
+        self.nodes += 1
+        if self.nodes > _MAX_NODES:
+            raise yaml.composer.ComposerError(None, None, f"more than {_MAX_NODES} values", self.get_mark())
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -45,6 +60,27 @@ def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def _int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > _MAX_DIGITS:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a whole number of more than {_MAX_DIGITS} digits", node.start_mark
+        )
+    return int(loader.construct_yaml_int(node))
+
+
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    value = str(loader.construct_yaml_str(node))
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise yaml.constructor.ConstructorError(
+            None, None, "half of a surrogate pair, which is no text", node.start_mark
+        )
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
 def _check_size(root: yaml.Node | None, path: Path) -> None:
@@ -167,7 +203,7 @@ def read_yaml(path: Path, environ: Mapping[str, str]) -> tuple[dict[Any, Any], y
         RecipeError: unreadable, or not such a file; names the file and, where there is one, the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain_file(path, RecipeError, largest_bytes=_MAX_BYTES).decode("utf-8")
     except OSError as e:
         raise RecipeError(
             f"cannot read {path}: {e.strerror}", "check the path, or write one with `edgekd init`"

@@ -22,6 +22,8 @@ from edgekd.evidence.thumbnails import FOLDER, save_thumbnails
 from edgekd.gates import judge_run
 from edgekd.metrics import SUMS
 from edgekd.policy import GatesBlock
+from edgekd.provenance.declared import parse_declaration
+from edgekd.provenance.storing import store_provenance
 
 TARGET = "cpu:onnxruntime"
 AT = "2026-01-31T12:00:00Z"
@@ -226,7 +228,7 @@ def _make(
             "python": "3.11.9",
             "onnxruntime": "1.31.1",
         },
-        provenance={"dataset": f"CIFAR-10 (Krizhevsky 2009){hostile}", "licence": "see the data card"},
+        provenance={"dataset": f"CIFAR-10 (Krizhevsky 2009){hostile}"} if hostile else declared(),
         collected_at=AT,
         edgekd="0.1.0",
     )
@@ -236,6 +238,27 @@ def _make(
     run.save(folder)
     judge_run(folder, run, GatesBlock.model_validate(run.policy)).save(folder / "verdict.json")
     return folder
+
+
+def declared() -> dict[str, Any]:
+    """A teacher under conditions, made from another, and data whose licence a person waived."""
+    return store_provenance(
+        parse_declaration(
+            {
+                "teacher": {
+                    "name": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "licence": "mit", "access": "weights",
+                    "derived_from": {"name": "meta-llama/Llama-3.1-8B", "licence": "llama3.1"},
+                },
+                "data": [
+                    {"name": "CIFAR-10", "licence": "none-stated", "source": "https://www.cs.toronto.edu/~kriz/cifar.html"},
+                    {"name": "Pictures of our own", "licence": "own"},
+                ],
+                "waivers": [
+                    {"rule": "data-licence-unknown", "by": "Ada Example", "reason": "research benchmark", "expires": "2027-12-31"}
+                ],
+            }
+        )
+    )  # fmt: skip
 
 
 def make_png(rng: np.random.Generator, side: int = 32) -> bytes:

@@ -29,6 +29,17 @@ POLICY: dict[str, Any] = {
     "latency": {"against": "teacher", "max_ratio": 0.8},
     "size": {"max_mib": 1.0},
 }
+#: Synthetic models and rows are nobody's but ours.
+OWN: dict[str, Any] = {
+    "declared": {
+        "teacher": [{"name": "synthetic teacher", "licence": "own", "access": "weights"}],
+        "data": [{"name": "synthetic rows", "licence": "own"}],
+        "use": "commercial",
+        "waivers": [],
+    },
+    "records": [],
+    "terms": {"captured": "2026-01-01", "sha256": "0" * 64},
+}
 
 
 def make_evaluation(
@@ -168,6 +179,8 @@ def make_run(
     with_latency: bool = True,
     with_test: bool = True,
     collected_at: str = AT,
+    provenance: Mapping[str, Any] = OWN,
+    name: str = "synthetic",
 ) -> Run:
     """Write a run folder: teacher, float and INT8 student on one target, the INT8 one selected. It passes by default.
 
@@ -176,6 +189,7 @@ def make_run(
         ratio: its time against the teacher's; regression: against a regression baseline, when given.
         twin: ratio between the two copies of the teacher.
         absent, optional: of the run.
+        provenance: as a run stores it: declared, records, terms; empty where nobody declared anything.
     """
     folder.mkdir(parents=True, exist_ok=True)
     teacher = make_artifact(folder / "artifacts/teacher", b"T" * 4000, "float32")
@@ -265,7 +279,7 @@ def make_run(
         path = evaluate(digest, f"chain-{hop}", "test", down, gained)
         chain.append(Hop(hop=hop, label=label, evaluation=path))
     run = Run(
-        name="synthetic",
+        name=name,
         policy=POLICY if policy is None else policy,
         artifacts={
             a.digest: {
@@ -285,6 +299,7 @@ def make_run(
         notes=("The margin is 3 points: with few held-back examples a 1-point margin seldom decides.",),
         regression_baseline=regression_baseline,
         environment={"machine": {"cpu": "synthetic", "cpus": 2}, "python": "3.11"},
+        provenance=provenance,
         collected_at=collected_at,
         edgekd="0.1.0",
     )

@@ -8,7 +8,7 @@ from edgekd.files import digest_of
 from edgekd.gates.verdict import Gate
 from edgekd.quantize.config import QuantConfig
 from edgekd.quantize.layers import LayerError
-from edgekd.quantize.search import Latency, Mixture, Trial
+from edgekd.quantize.mixture import Latency, Mixture, Trial
 from edgekd.quantize.searched import Search
 
 FLOAT = Mixture(target="cpu:onnxruntime")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekd import files
+from edgekd import files, temporary
 from edgekd.errors import EvidenceError, InputError, StorageError
 
 
@@ -218,6 +218,7 @@ def test_building_puts_the_old_folder_back_if_the_new_one_cannot_come(
         return real(self, to)
 
     monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)  # a system that cannot swap two names
     with pytest.raises(StorageError, match="no space left"), files.building(target) as root:
         (root / "new").write_text("new")
     assert (target / "old").read_text() == "old"
@@ -270,13 +271,17 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
 def test_building_removes_what_a_killed_process_left_and_nothing_of_a_living_one(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead, living = tmp_path / f".out.{ended.pid}.abc.tmp", tmp_path / f".out.{os.getpid()}.abc.tmp"
-    for folder in (dead, living):
-        folder.mkdir()
-    with files.building(tmp_path / "out") as made:
+    # The second has the number of a process that lives and is another one: numbers come again in containers.
+    dead, again = tmp_path / f".out.{ended.pid}.abc.tmp", tmp_path / f".out.{os.getpid()}.abc.tmp"
+    for left in (dead, again):
+        left.mkdir()
+    (tmp_path / f".out.{ended.pid}.def.tmp").write_text("half a file")
+    with temporary.folder(tmp_path, ".out") as living, files.building(tmp_path / "out") as made:
         (made / "a").write_text("x")
-    assert not dead.exists()
-    assert living.exists()
+        assert not dead.exists()
+        assert not again.exists()
+        assert living.exists()
+    assert listing(tmp_path) == ["out"]
     assert (tmp_path / "out" / "a").read_text() == "x"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekd.artifact import Artifact
-from edgekd.errors import EdgeKDError, ModelError, UsageError
+from edgekd.errors import EdgeKDError, ModelError, PolicyError, UsageError
 from edgekd.files import sha256_file
 from edgekd.model import Model
 from edgekd.models import materialise, open_reference
@@ -153,15 +153,9 @@ def _named(name: str) -> Callable[[Path], str]:
         (lambda p: "zoo:none", "the zoo has no 'none'"),
         (lambda p: "python:nowhere:factory", "cannot import"),
         (_empty_folder, "neither artifact.json nor model.json"),
-        (_named("model.tflite"), "is no .tflite file"),
-        (_named("model.xml"), "OpenVINO"),
-        (_named("model.pte"), "ExecuTorch"),
-        (_named("model.pt"), "pickled"),
-        (_named("model.bin"), "pickled"),
         (_named("model.h5"), "unknown ending '.h5'"),
         (_named("model"), "unknown ending ''"),
         (_named("weights.safetensors"), "no model.json beside it"),
-        (_named("model.onnx"), "as ONNX|no ONNX graph|not valid"),
     ],
 )
 def test_references_that_are_refused(
@@ -170,6 +164,25 @@ def test_references_that_are_refused(
     with pytest.raises(EdgeKDError, match=words) as caught:
         _open(store, make(tmp_path), base=tmp_path)
     assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("model.tflite", "content-mismatch"),
+        ("model.xml", "malformed"),
+        ("model.pte", "content-mismatch"),
+        ("model.pt", "pickle"),
+        ("model.bin", "pickle"),
+        ("model.onnx", "malformed"),
+    ],
+)
+def test_files_that_no_library_opens(store: StageStore, tmp_path: Path, name: str, rule: str) -> None:
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(PolicyError, match=rf"{name}: .*\(rule {rule}\)") as caught:
+        _open(store, name, tmp_path)
+    assert (caught.value.rule, caught.value.exit_code) == (rule, 5)
     assert "\n" not in str(caught.value)
 
 

@@ -85,9 +85,11 @@ def documents(tmp_path_factory):
         "run": root / "run/run.json",
         "verdict": root / "run/verdict.json",
         "manifest": bundle / "manifest.json",
+        "provenance": bundle / "provenance.json",
         "placement": root / "placement.json",
         "stage": stage.folder / "stage.json",
         "model": root / "model/model.json",
+        "terms": Path(edgekd.recipe.__file__).parent / "provenance/terms.json",
     }
     return {
         **{name: json.loads(path.read_text()) for name, path in paths.items()},

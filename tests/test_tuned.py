@@ -158,14 +158,14 @@ def test_damage_is_one_line(artifact: Artifact) -> None:
         find(load_artifact(artifact.folder))
     for wrong in ({TARGET: 3}, [1], 7):
         path.write_text(json.dumps({**whole, "tuned": wrong}))
-        with pytest.raises(EvidenceError, match="is incomplete"):
+        with pytest.raises(EvidenceError, match="is not whole"):
             load_artifact(artifact.folder)
 
 
 def test_a_damaged_file_beside_is_one_line(bare: Artifact) -> None:
     path = keep_tuned(bare, TARGET, record())
     path.write_text('{"schema": "edgekd.tuned/1", "artifact": "' + bare.digest + '", "tuned": 3}')
-    with pytest.raises(EvidenceError, match=r"model\.fake\.edgekd\.json is damaged"):
+    with pytest.raises(EvidenceError, match=r"model\.fake\.edgekd\.json is not whole"):
         read_beside(bare)
     path.write_text("{")
     with pytest.raises(EvidenceError, match="is not JSON"):

@@ -56,8 +56,11 @@ def _lines(path: Path, *, mend: bool) -> list[dict[str, Any]]:
     lines = []
     for number, line in enumerate(data[:whole].splitlines(), 1):
         try:
-            lines.append(json.loads(line))
-        except ValueError as e:
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError("no object")
+            lines.append(value)
+        except (ValueError, RecursionError) as e:
             raise JournalError(
                 f"{path}:{number} is not JSON ({e}); the file was altered: start another"
             ) from e
@@ -77,6 +80,8 @@ def read_journal(folder: Path, *, mend: bool = False) -> Journal:
     if not lines or lines[0].get("schema") != SCHEMA:
         raise JournalError(f"{path} does not begin with a {SCHEMA} header; give another folder")
     header = lines[0]
+    if not isinstance(header.get("key"), dict) or not isinstance(header.get("info"), dict):
+        raise JournalError(f"{path}:1 has no whole header; the file was altered: start another")
     trials = [line for line in lines[1:] if line.get("kind") == "trial"]
     return Journal(path=path, key=header["key"], info=header["info"], trials=trials)
 

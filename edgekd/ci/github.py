@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekd.ci.api import Api, Reply
-from edgekd.errors import InfrastructureError
+from edgekd.documents import parse_json, read_plain_file
+from edgekd.errors import InfrastructureError, InputError
 
 _HEADERS = {
     "Accept": "application/vnd.github+json",
@@ -35,8 +35,8 @@ def event_of(environ: Mapping[str, str]) -> dict[str, Any]:
     """The event that started the job; empty where there is none."""
     path = Path(environ.get("GITHUB_EVENT_PATH") or "/nonexistent")
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        value = parse_json(read_plain_file(path, InputError))
+    except (OSError, ValueError, InputError):
         return {}  # outside of GitHub Actions
     return value if isinstance(value, dict) else {}
 

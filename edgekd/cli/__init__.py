@@ -24,8 +24,10 @@ _VERBS = {
     "eval": ("evaluate", "per-example accuracy of one model"),
     "compare": ("compare", "numeric parity of two models"),
     "gate": ("gate", "may this student ship? judge stored evidence, or collect it first"),
+    "inspect": ("inspect", "what is in a model file, and whether it is safe to open"),
     "release": ("release", "bundle a passed run"),
     "verify": ("verify", "check a bundle"),
+    "provenance": ("provenance", "whose knowledge is in the student, and what do its terms say?"),
     "report": ("report", "views of a run: text, Markdown, HTML, JUnit"),
     "ci": ("ci", "what a CI job does around a gate: check, baseline, comment"),
     "cache": ("cache", "where stages are kept; clean up"),
@@ -81,7 +83,11 @@ def _dispatch(argv: Sequence[str]) -> int:
     )
     module.configure(parser)
     # Intermixed: options may stand before, between and after the words of a verb.
-    return int(module.run(parser.parse_intermixed_args(list(argv[1:]))))
+    args = parser.parse_intermixed_args(list(argv[1:]))
+    from edgekd.temporary import own_tempdir
+
+    with own_tempdir(verb):
+        return int(module.run(args))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,5 +144,7 @@ def _unexpected(error: Exception) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"edgekd: error: {message}", file=sys.stderr)
+    # Names from outside may hold what a terminal obeys, or turn the text round.
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in message)
+    print(f"edgekd: error: {shown}", file=sys.stderr)
     return code

@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
     if args.no_resources and (args.profile or args.meter):
         asked = "--profile" if args.profile else "--meter"
         raise UsageError(f"{asked} and --no-resources exclude each other", "drop one")
+    if args.sweep:
+        sweeping.refuse_bundles(args.models)
     scenario = options.scenario(args)
     scenario.check_batch(args.batch)
     target = present_target(args.target)

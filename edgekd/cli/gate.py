@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         nargs="?",
         type=Path,
-        help="a run folder: judge its stored evidence again, running nothing",
+        help="a run folder or a released bundle: judge its stored evidence again, running nothing",
     )
     parser.add_argument("--policy", metavar="F", type=Path, help="a recipe's gates block to judge under")
     models = parser.add_argument_group("models to judge without a recipe")
@@ -123,6 +123,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="ops",
         help="count operators, or add up their time or multiply-accumulates (default: %(default)s)",
     )
+    limits.add_argument(
+        "--provenance",
+        metavar="F",
+        type=Path,
+        help="a recipe's provenance block: what teacher and data may be used for is judged too",
+    )
     options.add_task(parser)
     options.add_measure(parser)
     options.add_scenario(parser)
@@ -161,6 +167,10 @@ def _stored(args: argparse.Namespace) -> int:
     ):
         raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
     _only_judging(args)
+    from edgekd.release.opening import is_bundle
+
+    if is_bundle(args.folder):
+        return _judge_bundle(args)
     index = load_run(args.folder)
     policy = load_policy(args.policy, os.environ) if args.policy else stored_policy(args.folder, index)
     verdict = judge_run(args.folder, index, policy)
@@ -176,6 +186,31 @@ def _stored(args: argparse.Namespace) -> int:
         for kind in ("md", "html"):
             (root / f"report.{kind}").write_text(render(root, kind), encoding="utf-8")
     return judging.show(verdict, args.out, args)
+
+
+def _judge_bundle(args: argparse.Namespace) -> int:
+    """Judge a released run again: the bundle is verified first and stays as it is, the verdict goes to a run folder."""
+    from edgekd.evidence.run import load_run
+    from edgekd.files import building
+    from edgekd.gates.judge import judge_run
+    from edgekd.pipeline.folder import check_out
+    from edgekd.pipeline.run import default_out
+    from edgekd.recipe import load_policy, stored_policy
+    from edgekd.release.opening import copy_run, open_bundle
+    from edgekd.report import render
+
+    bundle = open_bundle(args.folder)
+    index = load_run(bundle.folder)
+    policy = load_policy(args.policy, os.environ) if args.policy else stored_policy(bundle.folder, index)
+    out = args.out or default_out(index.name, bundle.verified.digest)
+    check_out(out)
+    verdict = judge_run(bundle.folder, index, policy)
+    with building(out) as root:
+        copy_run(bundle, root)
+        verdict.save(root / "verdict.json")
+        for kind in ("md", "html"):
+            (root / f"report.{kind}").write_text(render(root, kind), encoding="utf-8")
+    return judging.show(verdict, out, args)
 
 
 #: What ``gate RUN`` takes besides the folder: nothing that says how to collect evidence.
@@ -209,7 +244,9 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
     from edgekd.errors import UsageError
     from edgekd.evidence import load_evaluation
     from edgekd.pipeline.gate import GateRequest
+    from edgekd.policy import ProvenanceGate
     from edgekd.recipe import GatesBlock, load_policy
+    from edgekd.recipe_provenance import load_provenance
     from edgekd.spec import parse_shapes
 
     if not args.student:
@@ -249,6 +286,11 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
         if not asked and args.data:
             asked["accuracy"] = {"against": against}
         policy = GatesBlock.model_validate(asked)
+    declared = None
+    if args.provenance:
+        declared = load_provenance(args.provenance, os.environ)
+        if policy.provenance is None:
+            policy = policy.model_copy(update={"provenance": ProvenanceGate()})
     baseline = args.baseline or policy.baseline
     return GateRequest(
         student=args.student, teacher=args.teacher or "", baseline=baseline, float32=args.float32 or "",
@@ -257,7 +299,7 @@ def gate_request(args: argparse.Namespace) -> GateRequest:
         teacher_evaluation=load_evaluation(args.teacher_evaluation) if args.teacher_evaluation else None,
         measure=options.measure_block(args), shapes=parse_shapes(args.shape), output=options.outputs(args),
         rename=options.renames(args), first_run=args.first_run == "accept", remeasure=args.remeasure,
-        name=Path(args.student).stem or "gate",
+        name=Path(args.student).stem or "gate", provenance=declared,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgekd.measure import Scenario
     from edgekd.stages import StageStore
+    from edgekd.trust import Trust
 
 
 def fraction(text: str) -> float:
@@ -249,6 +250,23 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="safetensors for a zoo: or python: model",
     )
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Files that are refused without the user's word."""
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="convert .pt and .pth weights to safetensors first, in a child without network",
+    )
+    parser.add_argument(
+        "--trust-engine",
+        metavar="SHA256",
+        action="append",
+        default=[],
+        help="load a TensorRT plan of this SHA-256, which is native code; may be repeated",
+    )
 
 
 def by_role(values: list[str], roles: tuple[str, ...]) -> dict[str, list[str]]:
@@ -343,7 +361,16 @@ def store(args: argparse.Namespace) -> StageStore:
     from edgekd.cli.progress import stage_line
     from edgekd.stages import StageStore, default_cache_root
 
-    return StageStore(default_cache_root(os.environ), fresh=getattr(args, "fresh", False), report=stage_line)
+    return StageStore(
+        default_cache_root(os.environ), fresh=getattr(args, "fresh", False), report=stage_line, trust=trust_of(args),
+    )  # fmt: skip
+
+
+def trust_of(args: argparse.Namespace) -> Trust:
+    """What :func:`add_trust`'s options vouch for; nothing where the verb has none."""
+    from edgekd.trust import read_trust_options
+
+    return read_trust_options(getattr(args, "allow_pickle", False), getattr(args, "trust_engine", ()))
 
 
 def measure_block(args: argparse.Namespace) -> Any:

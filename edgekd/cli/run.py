@@ -22,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="start over instead of continuing from the cache"
     )
+    options.add_trust(parser)
     judging.add_result_options(parser)
 
 

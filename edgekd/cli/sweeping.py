@@ -55,6 +55,25 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return made
 
 
+def refuse_bundles(models: Sequence[str]) -> None:
+    """A sweep keeps what it finds with the model, and a released bundle stays as it is.
+
+    Raises:
+        UsageError: names the bundle.
+    """
+    from edgekd.errors import UsageError
+    from edgekd.release.opening import is_bundle
+
+    for name in models:
+        path = Path(name)
+        found = next((p for p in (path, *list(path.resolve().parents)[:3]) if is_bundle(p)), None)
+        if path.exists() and found is not None:
+            raise UsageError(
+                f"--sweep keeps its settings with the model, and {found} is a released bundle",
+                "sweep the model before it is released, or a copy of its artifact",
+            )
+
+
 def tuning(
     args: argparse.Namespace,
     models: Sequence[Entry],

@@ -15,11 +15,15 @@ from edgekd.data.example import Array
 from edgekd.distill.augment import view_of
 from edgekd.distill.config import TrainConfig
 from edgekd.distill.features import answer_of
-from edgekd.errors import EvidenceError, ModelError
+from edgekd.documents import parse_json
+from edgekd.errors import EdgeKDError, EvidenceError, ModelError
 from edgekd.files import storage_error, write_bytes
+from edgekd.inspect import inspect_file
 from edgekd.lazy import require
 
 _INDEX = "teacher_logits.json"
+#: More than any teacher has; of the greatest few, all the others are filled in.
+_MOST_CLASSES = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,11 @@ class TeacherLogits:
         if not self.top_k:
             return found
         classes = np.asarray(self._open(f"view{view}.classes.npy", (self.n, self.top_k))[rows])
+        if classes.dtype.kind not in "iu" or ((classes < 0) | (classes >= self.classes)).any():
+            raise EvidenceError(
+                f"{self.folder / f'view{view}.classes.npy'} names classes that the teacher has not",
+                "run with --fresh",
+            )
         spread = found[:, -1:] - math.log(self.classes - self.top_k)
         logits = np.repeat(spread, self.classes, axis=1)
         np.put_along_axis(logits, classes.astype(np.int64), found[:, :-1], axis=1)
@@ -62,13 +71,17 @@ class TeacherLogits:
     def _open(self, name: str, shape: tuple[int, ...]) -> Array:
         path = self.folder / name
         try:
+            inspect_file(path, digest=False)
             found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as e:
+        except (OSError, ValueError, EOFError, EdgeKDError) as e:
             raise EvidenceError(
                 f"the teacher's logits {path} cannot be read ({e})", "run with --fresh"
             ) from e
-        if found.shape != shape:
-            raise EvidenceError(f"{path} has shape {found.shape}, expected {shape}", "run with --fresh")
+        if found.shape != shape or found.dtype.kind not in "fiu":
+            raise EvidenceError(
+                f"{path} has shape {found.shape} of {found.dtype}, expected numbers {shape}",
+                "run with --fresh",
+            )
         return found
 
 
@@ -79,9 +92,11 @@ def load_teacher_logits(folder: Path) -> TeacherLogits:
         EvidenceError: it is not there, or damaged.
     """
     try:
-        index = json.loads((folder / _INDEX).read_text())
+        index = parse_json((folder / _INDEX).read_bytes())
         image = tuple(map(int, index["image"])) if "image" in index else None
         numbers = {k: int(index[k]) for k in ("views", "n", "classes", "top_k")}
+        if not 0 <= numbers["top_k"] < numbers["classes"] <= _MOST_CLASSES or min(numbers.values()) < 0:
+            raise ValueError(f"{numbers} cannot be")
         return TeacherLogits(folder=folder, image=image, **numbers)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise EvidenceError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from edgekd.errors import ChildError, DataError, UsageError
 from edgekd.evidence.evaluation import Evaluation
 from edgekd.target import Target, check_threads
 from edgekd.tasks import TaskSpec
+from edgekd.temporary import scratch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,20 @@ class OpenChildren:
         self._open.clear()
 
 
+def limits_of(request: EvaluationRequest) -> Limits:
+    """What the child of an evaluation may use."""
+    return Limits.on(
+        request.target.device, timeout_s=request.timeout_s, memory_bytes=request.memory_bytes,
+        threads=request.threads,
+    )  # fmt: skip
+
+
+def place_of(request: EvaluationRequest) -> tuple[Any, ...]:
+    """Which of the :class:`OpenChildren` answers it."""
+    runtime = request.runtime_paths[request.artifact.format]
+    return (runtime, str(request.target), limits_of(request), request.search)
+
+
 def evaluate(request: EvaluationRequest, children: OpenChildren | None = None) -> Evaluation:
     """Run the artifact over the split.
 
@@ -101,19 +115,15 @@ def evaluate(request: EvaluationRequest, children: OpenChildren | None = None) -
             f"{request.target} cannot open {request.label} (format {artifact.format})",
             "export it for that runtime",
         )
-    limits = Limits.on(
-        request.target.device, timeout_s=request.timeout_s, memory_bytes=request.memory_bytes,
-        threads=request.threads,
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="edgekd-") as scratch:
-        rows = Path(scratch) / "rows.npz"
+    limits = limits_of(request)
+    with scratch("evaluate") as folder:
+        rows = folder / "rows.npz"
         purpose = f"evaluating {request.label} on {request.target}"
         runtime = request.runtime_paths[artifact.format]
-        place = (runtime, str(request.target), limits, request.search)
         with (
             ChildProcess(purpose, limits, request.search)
             if children is None
-            else children.of(place, purpose, limits, request.search)
+            else children.of(place_of(request), purpose, limits, request.search)
         ) as child:
             try:
                 reply, _ = child.request(
@@ -135,6 +145,7 @@ def evaluate(request: EvaluationRequest, children: OpenChildren | None = None) -
                         "batch": request.batch,
                         "rows": str(rows),
                         "again": children is not None,
+                        "digest": artifact.digest,
                     },
                 )
             except (DataError, UsageError) as e:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from edgekd.data.example import Array
-from edgekd.errors import EvidenceError
-from edgekd.files import read_json, sha256_file, write_bytes, write_json
+from edgekd.errors import EvidenceError, ModelError
+from edgekd.evidence.rows import load_rows
+from edgekd.files import read_json, refuse_failing_disk, sha256_file, write_bytes, write_json
+from edgekd.inspect import inspect_file
 from edgekd.lfs_pointer import refuse_pointer_file
 from edgekd.metrics import SUMS, Statistics, metric_value, take_statistics
 
@@ -102,6 +104,31 @@ def take_rows(evaluation: Evaluation, rows: Array) -> Evaluation:
     )
 
 
+def join_rows(first: Evaluation, second: Evaluation) -> Evaluation:
+    """Two evaluations of one artifact as one: the rows of the first, then those of the second.
+
+    Raises:
+        ValueError: of different artifacts or metrics.
+    """
+    if (first.artifact, first.metric, first.target) != (second.artifact, second.metric, second.target):
+        raise ValueError(f"rows of {first.name} and {second.name} do not belong together")
+    both = (first.logits, second.logits), (first.clusters, second.clusters)
+    logits, clusters = (
+        None if a is None or b is None else np.concatenate([a, b]) for a, b in both
+    )
+    return replace(
+        first,
+        ids=np.concatenate([first.ids, second.ids]),
+        scores=np.concatenate([first.scores, second.scores]),
+        predictions=np.concatenate([first.predictions, second.predictions]),
+        labels=np.concatenate([first.labels, second.labels]),
+        logits=logits,
+        slices={n: np.concatenate([v, second.slices[n]]) for n, v in first.slices.items()},
+        clusters=clusters,
+        statistics={n: np.concatenate([v, second.statistics[n]]) for n, v in first.statistics.items()},
+    )
+
+
 def rows_path(path: Path) -> Path:
     """Where the rows of an ``evaluation.json`` are: beside it, with the ending ``.npz``."""
     return path.with_suffix(".npz")
@@ -169,8 +196,9 @@ def load_evaluation(path: Path) -> Evaluation:
         refuse_pointer_file(rows, EvidenceError)
         if sha256_file(rows) != value["rows_sha256"]:
             raise EvidenceError(f"{rows} was altered since it was written", "evaluate again")
-        with np.load(rows, allow_pickle=False) as data:
-            arrays = {k: data[k] for k in data.files}
+        inspect_file(rows, digest=False)
+        arrays = load_rows(rows)
+        mean = float(value["mean"])
         evaluation = Evaluation(
             name=str(value["name"]),
             artifact=str(value["artifact"]),
@@ -193,7 +221,9 @@ def load_evaluation(path: Path) -> Evaluation:
             environment=value.get("environment", {}),
             collected_at=str(value.get("collected_at", "")),
         )
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, ModelError, zipfile.BadZipFile, zlib.error) as e:
+        if isinstance(e, OSError):
+            refuse_failing_disk(e, path)
         raise EvidenceError(f"{path} is not a whole evaluation ({e!r})", "evaluate again") from e
     _check_kinds(evaluation, path)
     rows_of = [evaluation.scores, evaluation.predictions, evaluation.labels, *evaluation.slices.values()]
@@ -202,7 +232,7 @@ def load_evaluation(path: Path) -> Evaluation:
     ]
     if evaluation.n != value.get("n") or any(len(a) != evaluation.n for a in rows_of):
         raise EvidenceError(f"{path}: rows and document disagree on the number of examples", "evaluate again")
-    if evaluation.n and not math.isclose(evaluation.mean, float(value["mean"]), rel_tol=1e-6, abs_tol=1e-9):
+    if evaluation.n and not math.isclose(evaluation.mean, mean, rel_tol=1e-6, abs_tol=1e-9):
         raise EvidenceError(
             f"{path} says {evaluation.metric} {value['mean']}, its rows make {evaluation.mean:.9g}",
             "evaluate again",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,10 @@ import numpy as np
 
 from edgekd.data.example import Array
 from edgekd.errors import EvidenceError, UsageError
-from edgekd.files import read_json, sha256_file, write_bytes, write_json
+from edgekd.evidence.rows import load_rows
+from edgekd.files import read_json, refuse_failing_disk, sha256_file, write_bytes, write_json
+from edgekd.inspect import inspect_file
+from edgekd.inspect.limits import SAMPLES
 
 MEASUREMENT_SCHEMA = "edgekd.measurement/1"
 
@@ -225,8 +230,8 @@ def load_measurement(path: Path) -> Measurement:
             raise EvidenceError(f"{rows}, the samples of {path.name}, is missing", "measure again")
         if sha256_file(rows) != value["samples_sha256"]:
             raise EvidenceError(f"{rows} was altered since it was written", "measure again")
-        with np.load(rows, allow_pickle=False) as data:
-            arrays = {k: data[k] for k in data.files}
+        inspect_file(rows, limits=SAMPLES, digest=False)
+        arrays = load_rows(rows)
         arms = {name: value["arms"][name] for name in value["arm_order"]}
         restarts = tuple(
             Restart(
@@ -248,7 +253,11 @@ def load_measurement(path: Path) -> Measurement:
         queries = {k.removeprefix("query."): v for k, v in arrays.items() if k.startswith("query.")}
         # Written since 0.2, as resources are; a measurement without them is whole.
         detail = value.get("scenario_detail", {})
+        for ns in queries.values():
+            _check_whole_numbers(ns)
         for trial in detail.get("trials", ()):
+            if trial["arm"] not in arms:
+                raise EvidenceError(f"{path} has no arm {trial['arm']!r}", "measure again")
             if trial["queries_of"] not in queries:
                 raise EvidenceError(f"{rows} lacks the queries {trial['queries_of']!r}", "measure again")
         return Measurement(
@@ -268,7 +277,9 @@ def load_measurement(path: Path) -> Measurement:
             scenario_detail=detail,
             queries=queries,
         )
-    except (KeyError, TypeError, ValueError, OSError) as e:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        if isinstance(e, OSError):
+            refuse_failing_disk(e, path)
         raise EvidenceError(f"{path} is not a whole measurement ({e!r})", "measure again") from e
 
 
@@ -283,5 +294,14 @@ def _beside(
     }
 
 
+def _check_whole_numbers(array: Array) -> None:
+    if array.dtype.kind not in "iu" or array.ndim != 1 or (array < 0).any():
+        raise ValueError(f"{array.dtype} of {array.ndim} dimensions, expected whole numbers in a row")
+
+
 def _split(ns: Array, calls: Array) -> tuple[Array, ...]:
+    for array in (ns, calls):
+        _check_whole_numbers(array)
+    if calls.sum() != len(ns):
+        raise ValueError(f"{len(ns)} times of {calls.sum()} calls")
     return tuple(np.split(ns, np.cumsum(calls)[:-1])) if len(calls) else ()

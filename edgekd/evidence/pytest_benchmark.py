@@ -6,13 +6,13 @@ They are no evidence of a gate: against one stored baseline ``min:5%`` raised 36
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekd.documents import parse_json, read_plain_file
 from edgekd.errors import EvidenceError
 
 
@@ -48,12 +48,12 @@ def read_benchmark_json(path: Path) -> tuple[StoredBenchmark, ...]:
         EvidenceError: missing, not JSON, or not of that form.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(read_plain_file(path, EvidenceError))
     except FileNotFoundError as e:
         raise EvidenceError(f"{path} does not exist", "name a JSON that pytest-benchmark wrote") from e
     except OSError as e:
         raise EvidenceError(f"cannot read {path}: {e.strerror}", "check the path and its permissions") from e
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise EvidenceError(f"{path} is not JSON ({e})", "name a JSON that pytest-benchmark wrote") from e
     try:
         return tuple(_benchmark(b) for b in value["benchmarks"])

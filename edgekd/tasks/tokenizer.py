@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.data.example import Array
+from edgekd.documents import read_plain_file
 from edgekd.errors import DataError, UsageError
 from edgekd.lazy import require
 from edgekd.lfs_pointer import refuse_pointer_file
@@ -55,7 +56,9 @@ def load_tokenizer(path: Path) -> Any:
     """
     tokenizers = require("tokenizers", extra="text", purpose="tokenizing text")
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return tokenizers.Tokenizer.from_str(read_plain_file(path, DataError).decode("utf-8"))
+    except DataError:
+        raise
     except Exception as e:  # the package raises plain Exceptions
         refuse_pointer_file(path)
         reason = " ".join(str(e).split())[:200]

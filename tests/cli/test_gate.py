@@ -199,17 +199,17 @@ def test_nothing_asked_is_wrong_usage(edgekd: Edgekd) -> None:
 
 
 @pytest.mark.parametrize(
-    ("student", "words"),
+    ("student", "code", "words"),
     [
-        ("missing.onnx", ("missing.onnx", "does not exist")),
-        ("truncated.onnx", ("truncated.onnx",)),
-        ("garbage.onnx", ("garbage.onnx",)),
-        ("empty.onnx", ("empty.onnx",)),
-        ("notes.txt", ("notes.txt",)),
+        ("missing.onnx", 2, ("missing.onnx", "does not exist")),
+        ("truncated.onnx", 5, ("truncated.onnx", "(rule ")),
+        ("garbage.onnx", 5, ("garbage.onnx", "(rule ")),
+        ("empty.onnx", 2, ("empty.onnx",)),
+        ("notes.txt", 2, ("notes.txt",)),
     ],
 )
 def test_a_model_that_cannot_be_read(
-    edgekd: Edgekd, place: Path, student: str, words: tuple[str, ...]
+    edgekd: Edgekd, place: Path, student: str, code: int, words: tuple[str, ...]
 ) -> None:
     whole = (place / "teacher.onnx").read_bytes()
     (place / "truncated.onnx").write_bytes(whole[: len(whole) // 2])
@@ -218,7 +218,7 @@ def test_a_model_that_cannot_be_read(
     (place / "notes.txt").write_text("not a model")
     one_line(
         edgekd("gate", "--teacher", "teacher.onnx", "--student", student, "--data", "test.npz", "--out", "never"),
-        2, *words,
+        code, *words,
     )  # fmt: skip
     assert not (place / "never").exists()
 
@@ -258,7 +258,7 @@ def test_missing_and_damaged_data(edgekd: Edgekd, place: Path) -> None:
     models = ("gate", "--teacher", "teacher.onnx", "--student", "twin.onnx")
     one_line(edgekd(*models, "--data", "absent.npz"), 2, "absent.npz", "does not exist")
     (place / "cut.npz").write_bytes((place / "test.npz").read_bytes()[:5000])
-    one_line(edgekd(*models, "--data", "cut.npz"), 2, "cut.npz")
+    one_line(edgekd(*models, "--data", "cut.npz"), 5, "cut.npz", "(rule truncated)")
 
 
 def test_predictions_that_cannot_be_compared(edgekd: Edgekd, place: Path) -> None:

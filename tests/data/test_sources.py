@@ -91,8 +91,9 @@ def test_columns_are_named(folder: Path) -> None:
 
 
 def test_every_ending_opens(folder: Path) -> None:
-    for name in ("a.csv", "a.tsv", "a.JSONL", "a.parquet"):
-        (folder / name).write_text("")
+    frame = "PAR1" + "f" * 4 + "\4\0\0\0" + "PAR1"
+    for name, text in (("a.csv", "x\n"), ("a.tsv", "x\n"), ("a.JSONL", "{}"), ("a.parquet", frame)):
+        (folder / name).write_text(text)
         assert type(open_source(name, folder)).__name__ == "TableSource"
     (folder / "images").mkdir()
     assert type(open_source("images", folder)).__name__ == "ImageFolder"

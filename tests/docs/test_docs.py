@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 import edgekd.cli
 from edgekd.recipe import GatesBlock, Recipe, load_policy, load_recipe
+from edgekd.recipe_provenance import load_provenance
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fixtures_models import classifier, examples
@@ -27,6 +28,7 @@ ALL = [block for page in PAGES for block in blocks(page)]
 
 #: Blocks that are not run here, by page and first command, each with the reason.
 NOT_RUN = {
+    ("docs/files.md", "edgekd eval python:net:build --weights net.pt --data test.npz"): "it is refused",
     ("docs/suites.md", "python bench/suites/table.py --out docs/results"): "half an hour of exports",
     ("docs/suites.md", "pytest bench/suites --edgekd-target cpu:openvino --benchmark-json timings.json"): (
         "minutes of timing; a part of it runs in tests/bench"
@@ -52,6 +54,15 @@ NOT_RUN = {
         "docs/boards.md",
         "EDGEKD_RAILS=VDD_GPU_SOC,VDD_CPU_CV,VIN_SYS_5V0 edgekd bench student.onnx --target ssh/agx:onnxruntime",
     ): "needs a Jetson that ssh reaches",
+    (
+        "docs/results/release.md",
+        "python bench/release/mutants.py --each 24 --markdown mutants.md",
+    ): "minutes of mutants; a few of each kind run in tests/bench",
+    ("docs/results/release.md", "python bench/release/verify_speed.py"): "times a bundle of 1 GB for minutes",
+    (
+        "docs/results/bundle.md",
+        "python bench/release/bundle.py --out docs/results",
+    ): "installs a validator from npm",
     ("docs/gpu.md", "make gpu"): "needs a GPU, which the tests have not",
     (
         "docs/gpu.md",
@@ -74,6 +85,16 @@ NOT_RUN = {
         "edgekd init",
     ): "trains for a minute or more; the block after it runs it shortened",
     ("docs/gate_power.md", "make gate-power"): "measures for five minutes",
+    (
+        "docs/hostile.md",
+        "python tests/hostile/hostile_table.py --only external-hard-link zip-bomb",
+    ): "is run in the checkout; tests/hostile runs the corpus",
+    ("docs/hostile.md", "make fuzz"): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
+    ("docs/results/fuzz.md", "make fuzz"): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
+    (
+        "docs/results/hostile.md",
+        "python tests/hostile/hostile_table.py --page docs/results/hostile.md",
+    ): "writes into the checkout; tests/hostile runs the corpus",
     ("docs/results/why_not_faster.md", "cd bench/suites"): "exports and times a large network for minutes",
     (
         "docs/results/why_not_faster.md",
@@ -187,7 +208,7 @@ def test_blocks_that_are_not_run_are_listed_with_their_reason() -> None:
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     kinds = {
-        "bash": ("", "no-run"), "python": ("",), "yaml": ("recipe", "policy", "", *OTHER_YAML), "text": ("output", ""),
+        "bash": ("", "no-run"), "python": ("",), "yaml": ("recipe", "policy", "provenance", "", *OTHER_YAML), "text": ("output", ""),
         "json": ("",), "toml": ("",),
     }  # fmt: skip
     wrong = [f"{b.where} ({b.language} {b.info})" for b in ALL if b.info not in kinds.get(b.language, ())]
@@ -208,6 +229,8 @@ def test_yaml_is_a_recipe_or_a_policy(block: Block, tmp_path: Path) -> None:
     path.write_text(block.text, encoding="utf-8")
     if block.info == "policy":
         load_policy(path, {})
+    elif block.info == "provenance":
+        load_provenance(path, {})
     else:
         load_recipe(path, {})
 

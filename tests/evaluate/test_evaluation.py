@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.artifact import Artifact
 from edgekd.data.example import Example
 from edgekd.errors import DataError, EdgeKDError, ModelError, UsageError
-from edgekd.evaluate import EvaluationRequest, evaluate
+from edgekd.evaluate import EvaluationRequest, evaluate, operations
 from edgekd.evaluate.operations import batches, run_batch
 from edgekd.evidence import Evaluation
 from edgekd.models import open_reference
@@ -335,3 +335,27 @@ def test_examples_of_another_shape_start_a_batch() -> None:
     io = ModelIO(role="student", inputs=(), outputs=())
     made = [[e.id for e in examples] for examples, _ in batches(_Lengths(), "test", io, 2)]  # type: ignore[arg-type]
     assert made == [["0", "1"], ["2"], ["3", "4"], ["5"]]
+
+
+def test_a_session_stays_open_for_the_next_rows_of_the_same_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def opening(args: dict[str, Any]) -> tuple[str, int]:
+        opened.append(args["digest"])
+        return f"session {len(opened)}", 7
+
+    monkeypatch.setattr(operations, "open_session", opening)
+    state: dict[str, Any] = {}
+    asked: dict[str, Any] = {
+        "runtime": "r", "path": "p", "digest": "a", "device": "cpu", "provider": "", "threads": 1, "settings": {},
+    }  # fmt: skip
+    assert operations.kept_session(state, {**asked, "again": True}) == ("session 1", 7)
+    assert operations.kept_session(state, {**asked, "again": True, "rows": "other"}) == ("session 1", 7)
+    # Another file at the same path, or other settings, is another session.
+    operations.kept_session(state, {**asked, "digest": "b", "again": True})
+    operations.kept_session(state, {**asked, "digest": "b", "settings": {"precision": "bf16"}, "again": True})
+    assert opened == ["a", "b", "b"]
+    # Without `again` nothing is kept.
+    alone: dict[str, Any] = {}
+    operations.kept_session(alone, asked)
+    assert alone == {}

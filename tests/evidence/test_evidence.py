@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fixtures_run import make_evaluation, make_measurement, make_run
 
-from edgekd.errors import EvidenceError
+from edgekd.errors import EvidenceError, PolicyError
 from edgekd.evidence import (
     Evaluation,
     Measurement,
@@ -23,7 +23,7 @@ from edgekd.evidence import (
     save_evaluation,
     save_measurement,
 )
-from edgekd.evidence.evaluation import rows_to_bytes
+from edgekd.evidence.evaluation import join_rows, rows_to_bytes, take_rows
 from edgekd.evidence.run import AbsentTarget
 from edgekd.files import sha256_file
 
@@ -196,7 +196,7 @@ def test_rows_that_would_run_code_are_refused(tmp_path: Path) -> None:
     arrays["prediction"] = np.asarray([object()] * 30)
     np.savez(rows, **arrays)
     rewrite(path, rows_sha256=sha256_file(rows))
-    with pytest.raises(EvidenceError, match="is not a whole evaluation"):
+    with pytest.raises(PolicyError, match=r"holds pickled objects \(rule pickled-array\)"):
         load_evaluation(path)
 
 
@@ -244,7 +244,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path, damage: dict[str, Any]) -> N
     make_run(tmp_path)
     value = {**json.loads((tmp_path / "run.json").read_text()), **damage}
     (tmp_path / "run.json").write_text(json.dumps({k: v for k, v in value.items() if v is not ...}))
-    with pytest.raises(EvidenceError, match=r"run.json is not a whole run index"):
+    with pytest.raises(EvidenceError, match=r"run.json is not (a whole run index|whole)"):
         load_run(tmp_path)
 
 
@@ -283,9 +283,26 @@ def test_a_document_that_its_rows_contradict_is_refused(tmp_path):
 def test_rows_that_are_no_archive_are_refused(tmp_path):
     path = tmp_path / "evaluation.json"
     save_evaluation(make_evaluation(n=40), path)
-    for content in (b"", b"PK\x03\x04nonsense"):
+    for content, error, words in (
+        (b"", EvidenceError, "not a whole evaluation"),
+        (b"PK\x03\x04nonsense", PolicyError, "rule truncated"),
+    ):
         path.with_suffix(".npz").write_bytes(content)
         value = json.loads(path.read_text())
         path.write_text(json.dumps({**value, "rows_sha256": sha256_file(path.with_suffix(".npz"))}))
-        with pytest.raises(EvidenceError, match="not a whole evaluation"):
+        with pytest.raises(error, match=words):
             load_evaluation(path)
+
+
+def test_rows_that_were_parted_are_joined_again() -> None:
+    whole = make_evaluation(n=10)
+    whole = replace(
+        whole,
+        logits=np.arange(20, dtype=np.float32).reshape(10, 2),
+        slices={"light": np.array(["dim", "bright"] * 5)},
+        clusters=np.array(["a", "b"] * 5),
+    )
+    parts = [take_rows(whole, rows) for rows in (np.arange(3), np.arange(3, 10))]
+    assert_same(join_rows(*parts), whole)
+    with pytest.raises(ValueError, match="do not belong together"):
+        join_rows(parts[0], replace(parts[1], artifact="sha256:other"))

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from edgekd.artifact import Artifact
 from edgekd.errors import PolicyError
 from edgekd.target import SessionOptions
-from edgekd_onnx.external import locations, refuse_outside_data
 from edgekd_onnx.runtime import OnnxRuntime
 from edgekd_openvino.probe import OpenVinoProbe
 from edgekd_openvino.runtime import OpenVinoRuntime
@@ -84,31 +81,3 @@ def test_weights_beside_it_are_opened_even_where_they_are_a_hard_link(tmp_path: 
     feeds = {"x": np.zeros(4, np.float32)}
     for runtime in (OnnxRuntime(), OpenVinoRuntime()):
         assert runtime.open(path, SessionOptions()).run(feeds)["y"].tolist() == [1, 1, 1, 1]
-
-
-def test_every_place_of_a_tensor_is_searched() -> None:
-    constant = helper.make_node("Constant", [], ["w"])
-    constant.attribute.append(helper.make_attribute("value", _external("in a node", "b")))
-    inner = helper.make_graph([constant], "inner", [], [], [_external("in a subgraph", "c")])
-    branch = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
-    model = _model(
-        _external("w", "a"), numpy_helper.from_array(np.ones(9, np.float32), "own"), nodes=(branch,)
-    )
-    sparse = model.graph.sparse_initializer.add()
-    sparse.values.CopyFrom(_external("sparse", "d"))
-    function = model.functions.add(name="f", domain="d")
-    function.node.append(constant)
-    found = set(locations(model.SerializeToString()))
-    assert found == {("w", "a"), ("in a node", "b"), ("in a subgraph", "c"), ("sparse", "d")}
-
-
-def test_what_is_no_protobuf_ends_the_search(tmp_path: Path, digits_onnx: Artifact) -> None:
-    rng = np.random.default_rng(0)
-    whole = digits_onnx.path.read_bytes()
-    assert list(locations(whole)) == []
-    for data in (b"", b"\xff" * 40, rng.bytes(4000), whole[: len(whole) // 2]):
-        list(locations(data))
-    refuse_outside_data(tmp_path / "missing.onnx")
-    (tmp_path / "empty.onnx").write_bytes(b"")
-    refuse_outside_data(tmp_path / "empty.onnx")
-    assert onnx.load(str(digits_onnx.path))

@@ -18,6 +18,7 @@ from edgekd.data.example import Array
 from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.quantize import record
 from edgekd.quantize.config import QuantConfig
+from edgekd.quantize.spool import CalibrationSpool
 from edgekd.target import SessionOptions
 from edgekd_onnx.exporter import OnnxExporter
 from edgekd_openvino import parity, quantizing
@@ -343,3 +344,70 @@ def test_mlperf_resnet_keeps_its_accuracy(data_root: Path, tmp_path: Path) -> No
     assert accuracy["float32"] > 0.7  # 76.4 % on all 5,000 images
     assert accuracy["int8"] > accuracy["float32"] - 0.03
     assert sum(scan(made.path).types.values()) > sum(scan(ir.path).types.values())
+
+
+def _weights_of(artifact: Artifact, name: str) -> Array:
+    """The constant that an operator's weights are made of; refuses one that is quantized."""
+    op = next(o for o in read_model(artifact.path).get_ordered_ops() if o.get_friendly_name() == name)
+    node = op.input_value(1).get_node()
+    assert node.get_type_name() == "Constant"
+    return np.array(node.get_data())
+
+
+def test_mixtures_of_one_spool_are_calibrated_once_and_are_what_each_would_be_alone(
+    digits_ir: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nncf
+
+    names = _convolutions(digits_ir)
+    configs = [QuantConfig(keep_float=kept) for kept in ((names[0],), (), (names[-1],), tuple(names))]
+    alone = [_quantize(digits_ir, tmp_path / f"alone{k}", c).digest for k, c in enumerate(configs)]
+    calls: list[int] = []
+    original = nncf.quantize
+    monkeypatch.setattr(nncf, "quantize", lambda *a, **b: (calls.append(1), original(*a, **b))[1])
+    (tmp_path / "spool").mkdir()
+    spool = CalibrationSpool(folder=tmp_path / "spool", inputs=digits_ir.inputs)
+    spool.fill(_feeds(), 8)
+    made = [_quantize(digits_ir, tmp_path / f"shared{k}", c, spool) for k, c in enumerate(configs)]
+    assert [m.digest for m in made] == alone
+    assert len(set(alone)) == 4
+    assert len(calls) == 1
+    for config, artifact in zip(configs, made, strict=True):
+        for name in config.keep_float:
+            np.testing.assert_array_equal(_weights_of(artifact, name), _weights_of(digits_ir, name))
+
+
+def test_what_another_operator_reads_stays_quantized(tmp_path: Path) -> None:
+    """Two products of one tensor: leaving one in float takes the quantizer from it alone."""
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.normal(0, 0.3, (16, 16)).astype(np.float32) for k in ("w0", "w1", "w2")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["a"], name="before"),
+        helper.make_node("Relu", ["a"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w1"], ["b"], name="left"),
+        helper.make_node("MatMul", ["r", "w2"], ["c"], name="right"),
+        helper.make_node("Concat", ["b", "c"], ["y"], axis=1, name="both"),
+    ]
+    values = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", s]) for n, s in (("x", 16), ("y", 32))
+    ]
+    constants = [numpy_helper.from_array(v, k) for k, v in arrays.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    path = tmp_path / "m.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    (tmp_path / "ir").mkdir()
+    source = OpenVinoExporter().convert(OnnxExporter().read(path), tmp_path / "ir", {})
+    name = next(
+        op.get_friendly_name() for op in read_model(source.path).get_ops() if "left" in op.get_friendly_name()
+    )
+    feeds = list(_feeds(8, "x", (1, 16)))
+    made = _quantize(source, tmp_path / "q", QuantConfig(keep_float=(name,)), feeds)
+    read = {
+        op.get_friendly_name(): op.input_value(0).get_node().get_type_name()
+        for op in read_model(made.path).get_ops()
+        if op.get_type_name() == "MatMul"
+    }
+    assert {k: v == "FakeQuantize" for k, v in read.items()} == {
+        n: n != name for n in read
+    }
+    assert len(read) == 3

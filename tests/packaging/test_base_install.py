@@ -22,6 +22,7 @@ from edgekd.evidence.evaluation import load_evaluation, save_evaluation
 from edgekd.evidence.run import load_run
 from edgekd.gates import exit_code, judge_run
 from edgekd.recipe import load_policy
+from edgekd.release import release
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +93,7 @@ _ABSENT = "import importlib.util, json; print(json.dumps([m for m in {!r} if imp
 
 
 @pytest.mark.parametrize("version", _VERSIONS)
-def test_base_judges_reports_releases_and_verifies(
+def test_base_judges_reports_and_verifies(
     version: str, wheel: Path, make_environment: Callable[..., Path], tmp_path: Path
 ) -> None:
     binaries = make_environment(version, (str(wheel),))
@@ -106,8 +107,9 @@ def test_base_judges_reports_releases_and_verifies(
     _run(binaries / "edgekd", "gate", run, cwd=tmp_path)
     assert json.loads((run / "verdict.json").read_text())["decision"] == "pass"
     assert "synthetic" in _run(binaries / "edgekd", "report", run, cwd=tmp_path)
-    _run(binaries / "edgekd", "release", run, "-o", bundle, cwd=tmp_path)
-    _run(binaries / "edgekd", "verify", bundle, cwd=tmp_path)
+    # Bill of materials and attestations are written by libraries; hashes are checked by the standard library alone.
+    _run(binaries / "edgekd", "release", run, "-o", bundle, cwd=tmp_path, code=4)
+    _run(binaries / "edgekd", "verify", release(run, bundle), cwd=tmp_path)
 
 
 POLICY = """
