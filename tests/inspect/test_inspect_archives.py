@@ -188,11 +188,36 @@ def test_zip64_that_contradicts_itself(tmp_path: Path) -> None:
     assert refused(tmp_path, data[: central + 24] + b"\xff" * 4 + data[central + 28 :]) == "archive-header"
 
 
+def test_zip64_field_without_the_size(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        info = zipfile.ZipInfo("x.npy")
+        info.extra = struct.pack("<HH", 1, 0)
+        archive.writestr(info, npy(X))
+    data = out.getvalue()
+    central = data.index(b"PK\1\2")
+    assert refused(tmp_path, data[: central + 24] + b"\xff" * 4 + data[central + 28 :]) == "archive-header"
+
+
+def test_something_before_the_first_member(tmp_path: Path) -> None:
+    """All offsets are right, and a second archive, or a program, hides before them."""
+    out = io.BytesIO(b"PK\x03\x04 and more")
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr("x.npy", npy(X))
+    assert refused(tmp_path, out.getvalue()) == "archive-header"
+
+
 def test_bombs(tmp_path: Path) -> None:
     zeros = np.zeros((1 << 20,), np.float32)
     assert refused(tmp_path, packed({"x.npy": npy(zeros)}, zipfile.ZIP_DEFLATED)) == "archive-ratio"
     small = {f"{i}.npy": npy(np.zeros(16000, np.float32)) for i in range(40)}
     assert refused(tmp_path, packed(small, zipfile.ZIP_DEFLATED)) == "archive-ratio"
+    # One bomb among much that does not shrink: the archive as a whole looks harmless.
+    noise = np.frombuffer(np.random.default_rng(0).bytes(1 << 21), np.uint8)
+    assert (
+        refused(tmp_path, packed({"n.npy": npy(noise), "x.npy": npy(zeros)}, zipfile.ZIP_DEFLATED))
+        == "archive-ratio"
+    )
     path = tmp_path / "stored.npz"
     np.savez(path, x=zeros)
     assert inspect_file(path).facts["array_bytes"] == zeros.nbytes

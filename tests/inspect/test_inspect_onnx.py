@@ -527,3 +527,14 @@ def test_hard_links_of_our_own_store_are_taken(tmp_path: Path) -> None:
     os.link(tmp_path / "w.bin", tmp_path / "other.bin")
     assert _refusal(path).rule == "external-data-hard-link"
     assert inspect_file(path, limits=STORED).files
+
+
+def test_more_files_than_the_limit(tmp_path: Path) -> None:
+    tensors = []
+    for i in range(3):
+        (tmp_path / f"w{i}.bin").write_bytes(bytes(16))
+        tensors.append(TensorProto(name=f"w{i}", data_type=1, dims=[4], data_location=TensorProto.EXTERNAL))
+        tensors[-1].external_data.add(key="location", value=f"w{i}.bin")
+    path = _saved(tmp_path, _model(weights=(*tensors, *tensors)))
+    assert len(inspect_file(path, limits=Limits(external_files=3)).files) == 3
+    assert _refusal(path, Limits(external_files=2)).rule == "external-data-files"

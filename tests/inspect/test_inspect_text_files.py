@@ -37,7 +37,7 @@ def test_tables_that_are_taken(tmp_path: Path, name: str, data: bytes, lines: in
         ("a.tsv", b"x\n1\n\xff\n", "text-bytes", "line 3 is not UTF-8"),
         ("a.jsonl", b"{}\n" * 5 + b'{"x": ' + DEEP + b"}\n", "nesting", "line 6 nests 41 deep"),
         ("a.jsonl", b'"\n{"x": ' + DEEP + b"}\n", "nesting", "line 2 nests 41 deep"),
-        ("a.csv", b"x\n" + b"1" * 3000 + b"\n", "line-length", "line 2"),
+        ("a.tsv", b"x\n" + b"1" * 3000 + b"\n", "line-length", "line 2 has more than 2000 bytes"),
         ("a.csv", b'x\n"' + b"1\n" * 1500, "line-length", "a quote .* is not closed"),
         ("a.parquet", b"PAR1" + bytes(20), "truncated", "PAR1 at its end"),
         ("a.parquet", b"PAR1" + bytes(4) + b"\x05\0\0\0PAR1", "header-length", "5 bytes of 16"),
