@@ -267,7 +267,7 @@ class TableSource:
                     },
                 )
         # pyarrow's ArrowInvalid is a ValueError.
-        except (OSError, ValueError, RecursionError, csv.Error) as e:
+        except (OSError, ValueError, OverflowError, RecursionError, csv.Error) as e:
             raise DataError(f"cannot read {self.path} ({e})", "check the file") from e
 
     @property
