@@ -100,7 +100,9 @@ class Story:
     def gates(self) -> list[Gate]:
         """Gates of what ships, then those of the run as a whole; what was not run is none."""
         asked = [g for g in self.verdict.gates if g.decision != "not_run"]
-        return [g for s in self.shipped for g in asked if g.artifact == s.digest] + [g for g in asked if not g.artifact]
+        return [g for s in self.shipped for g in asked if g.artifact == s.digest] + [
+            g for g in asked if not g.artifact
+        ]
 
 
 def gather(
