@@ -142,7 +142,9 @@ def _isolation() -> Finding:
         return Finding(name=name, state="broken", evidence=e.what, fix=e.fix)
     said = str(found["network"])
     if said == "none":
-        return Finding(name=name, state="ok", evidence="models are opened in a network namespace of their own")
+        return Finding(
+            name=name, state="ok", evidence="models are opened in a network namespace of their own"
+        )
     return Finding(
         name=name, state="missing", evidence=f"models are opened with this machine's network ({said})",
         fix="allow user namespaces (sysctl user.max_user_namespaces, seccomp profile of the container)",
