@@ -113,9 +113,7 @@ def join_rows(first: Evaluation, second: Evaluation) -> Evaluation:
     if (first.artifact, first.metric, first.target) != (second.artifact, second.metric, second.target):
         raise ValueError(f"rows of {first.name} and {second.name} do not belong together")
     both = (first.logits, second.logits), (first.clusters, second.clusters)
-    logits, clusters = (
-        None if a is None or b is None else np.concatenate([a, b]) for a, b in both
-    )
+    logits, clusters = (None if a is None or b is None else np.concatenate([a, b]) for a, b in both)
     return replace(
         first,
         ids=np.concatenate([first.ids, second.ids]),
@@ -221,7 +219,16 @@ def load_evaluation(path: Path) -> Evaluation:
             environment=value.get("environment", {}),
             collected_at=str(value.get("collected_at", "")),
         )
-    except (KeyError, TypeError, ValueError, OSError, EOFError, ModelError, zipfile.BadZipFile, zlib.error) as e:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        EOFError,
+        ModelError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as e:
         if isinstance(e, OSError):
             refuse_failing_disk(e, path)
         raise EvidenceError(f"{path} is not a whole evaluation ({e!r})", "evaluate again") from e

@@ -89,8 +89,14 @@ NOT_RUN = {
         "docs/hostile.md",
         "python tests/hostile/hostile_table.py --only external-hard-link zip-bomb",
     ): "is run in the checkout; tests/hostile runs the corpus",
-    ("docs/hostile.md", "make fuzz"): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
-    ("docs/results/fuzz.md", "make fuzz"): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
+    (
+        "docs/hostile.md",
+        "make fuzz",
+    ): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
+    (
+        "docs/results/fuzz.md",
+        "make fuzz",
+    ): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
     (
         "docs/results/hostile.md",
         "python tests/hostile/hostile_table.py --page docs/results/hostile.md",

@@ -407,7 +407,5 @@ def test_what_another_operator_reads_stays_quantized(tmp_path: Path) -> None:
         for op in read_model(made.path).get_ops()
         if op.get_type_name() == "MatMul"
     }
-    assert {k: v == "FakeQuantize" for k, v in read.items()} == {
-        n: n != name for n in read
-    }
+    assert {k: v == "FakeQuantize" for k, v in read.items()} == {n: n != name for n in read}
     assert len(read) == 3

@@ -56,6 +56,11 @@ def _jsonl_digits(folder: Path) -> Path:
     return _text(folder, '{"x": ' + "9" * 100_000 + ', "label": 0}\n', "rows.jsonl")
 
 
+@hostile(CASES, DATA, "a number of 400 digits beside a fraction", code=2, names="rows.jsonl")
+def _jsonl_too_large(folder: Path) -> Path:
+    return _text(folder, '{"x": 1.5, "label": 0}\n{"x": ' + "9" * 400 + ', "label": 0}\n', "rows.jsonl")
+
+
 @hostile(CASES, DATA, "an array that is an object", code=2, names="rows.jsonl")
 def _jsonl_object(folder: Path) -> Path:
     return _text(folder, '{"x": {"a": 1}, "label": 0}\n', "rows.jsonl")
