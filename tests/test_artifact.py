@@ -155,7 +155,7 @@ def test_an_entry_that_is_not_there_is_refused(artifact: Artifact) -> None:
 )
 def test_incomplete_index_is_refused(artifact: Artifact, changes: dict[str, Any]) -> None:
     edit(artifact.folder, **changes)
-    with pytest.raises(EvidenceError, match="is incomplete|is not whole"):
+    with pytest.raises(EvidenceError, match=r"is incomplete|is not whole"):
         load_artifact(artifact.folder)
 
 

@@ -89,7 +89,7 @@ def test_weights_that_are_a_folder_are_refused(model: Model, path: str) -> None:
 )
 def test_incomplete_is_refused(model: Model, changes: dict[str, Any]) -> None:
     edit(model.folder, **changes)
-    with pytest.raises(EvidenceError, match="is incomplete|is not whole"):
+    with pytest.raises(EvidenceError, match=r"is incomplete|is not whole"):
         load_model(model.folder)
 
 

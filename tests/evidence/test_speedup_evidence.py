@@ -59,7 +59,7 @@ def test_what_is_not_whole_is_refused(tmp_path: Path, change: dict[str, object])
     save_speedup(FOUND, tmp_path / "s.json")
     value = json.loads((tmp_path / "s.json").read_text())
     (tmp_path / "s.json").write_text(json.dumps({**value, **change}))
-    with pytest.raises(EvidenceError, match="not (a whole speedup|whole)"):
+    with pytest.raises(EvidenceError, match=r"not (a whole speedup|whole)"):
         load_speedup(tmp_path / "s.json")
 
 

@@ -35,6 +35,7 @@ targets: [cpu:onnxruntime, {target: "cuda:tensorrt", required: false}]
 gates:
   accuracy: {max_drop: 0.5}
   latency: {max_ratio: 20}
+provenance: {teacher: {name: t, licence: own, access: weights}, data: {name: digits, licence: own}}
 """
 
 
