@@ -17,15 +17,17 @@ _IN_PROSE = re.compile(
 def portable(value: Any) -> Any:
     """Plain data in which every string that is an absolute path is its last part alone.
 
-    What follows ``#`` or ``?`` in a data source stays, and so does ``python:module:factory``.
+    What follows ``#`` or ``?`` in a data source stays, and so does ``python:module:factory``. A licence or notice text,
+    which has its SHA-256 beside it, stays as its author wrote it.
 
     >>> portable({"train": "/data/cifar/train.npz#0:1000", "test": "test.npz"})
     {'train': 'train.npz#0:1000', 'test': 'test.npz'}
     """
     if isinstance(value, str):
-        return _last(value) if _ABSOLUTE.match(value) else portable_prose(value)
+        return portable_prose(_last(value) if _ABSOLUTE.match(value) else value)
     if isinstance(value, dict):
-        return {key: portable(item) for key, item in value.items()}
+        kept = ("text", "sha256") if "text" in value and "sha256" in value else ()
+        return {key: item if key in kept else portable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [portable(item) for item in value]
     return value

@@ -17,6 +17,11 @@ def tar_path(out: Path) -> Path:
     return whole.with_name(whole.name + ".tar")
 
 
+def top_folder(name: str) -> str:
+    """The one folder of a bundle's archive, after the run's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "bundle"
+
+
 def write_tar(bundle: Path, out: Path, name: str, files: Sequence[str]) -> None:
     """Write the archive, whole or not at all.
 
@@ -27,7 +32,7 @@ def write_tar(bundle: Path, out: Path, name: str, files: Sequence[str]) -> None:
     Raises:
         StorageError: a write failed; an archive that was there is intact.
     """
-    top = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "bundle"
+    top = top_folder(name)
     with writing(out) as sink:
         for path in files:
             size = (bundle / path).stat().st_size

@@ -70,5 +70,5 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, content: str | None, me
 
 @pytest.mark.parametrize("value", [float("nan"), -1.0, "soon"])
 def test_times_that_are_none_are_refused(tmp_path: Path, value: object) -> None:
-    with pytest.raises(EvidenceError, match="is not (a whole )?JSON"):
+    with pytest.raises(EvidenceError, match=r"is not (a whole )?JSON"):
         read_benchmark_json(write(tmp_path / "b.json", median=value))

@@ -178,7 +178,7 @@ def _spoil(folder: Path, what: str) -> None:
         ("no weights", ModelError, "has no model.safetensors"),
         ("adapter", ModelError, "an adapter, not a whole model"),
         ("quantized", ModelError, "is quantized already"),
-        ("junk weights", ModelError, "as safetensors"),
+        ("junk weights", PolicyError, "rule header-json"),
         ("junk tokenizer config", ModelError, "is not JSON"),
     ],
 )
