@@ -8,6 +8,7 @@
     │   ├── RecipeError                     a recipe or policy file
     │   ├── DataError                       data sets, feeds, labels, predictions
     │   ├── ModelError                      model files and artifacts
+    │   │   └── DamagedFileError            cut off, or not what its name says
     │   └── EvidenceError                   stored evaluations, measurements, verdicts
     ├── InfrastructureError        exit 4   the machine, not the model
     │   ├── MissingDependencyError          an extra that is not installed
@@ -83,6 +84,21 @@ class DataError(InputError):
 
 class ModelError(InputError):
     """A model file or artifact cannot be read, converted or run as asked."""
+
+
+class DamagedFileError(ModelError):
+    """A file from outside that is cut off, or is not of its format.
+
+    Attributes:
+        rule: which rule of :data:`edgekd.inspect.RULES` said so.
+    """
+
+    def __init__(self, what: str, fix: str = "", rule: str = "") -> None:
+        super().__init__(what, fix)
+        self.rule = rule
+
+    def __reduce__(self) -> tuple[type[EdgeKDError], tuple[str, str, str]]:  # type: ignore[override]
+        return type(self), (self.what, self.fix, self.rule)
 
 
 class EvidenceError(InputError):

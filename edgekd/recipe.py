@@ -194,9 +194,13 @@ class QuantizeBlock(_Block):
 
 
 class ReleaseBlock(_Block):
-    """``release:`` which formats go into the bundle."""
+    """``release:`` which formats go into the bundle, and which private key signs it where ``--key`` names none.
+
+    ``sign`` is relative to where ``release`` runs: a key is of a person or a machine, not of a recipe.
+    """
 
     formats: list[str] = ["onnx"]
+    sign: str = ""
 
 
 def shapes_of(shapes: Mapping[str, Sequence[str]]) -> dict[str, tuple[tuple[int, ...], ...]]:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    JsonValue,
+    StrictBool,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from edgekd.errors import RecipeError
@@ -18,6 +26,9 @@ from edgekd.policy import Block
 from edgekd.provenance.declared import Declaration, parse_declaration, read_texts
 from edgekd.recipe_refusal import refusal
 from edgekd.strict_yaml import read_yaml
+
+#: The shortest file that says all: work made in-house.
+SHORTEST = "{teacher: {name: NAME, licence: own}, data: {name: NAME, licence: own}}"
 
 #: For editors; what is empty is refused in words of our own.
 Name = Annotated[str, Field(json_schema_extra={"minLength": 1})]
@@ -69,7 +80,7 @@ class ProvenanceBlock(_Block):
     teacher: OriginTeacherBlock | list[OriginTeacherBlock] | None = None
     data: OriginBlock | list[OriginBlock] | None = None
     use: Literal["commercial", "research"] = "commercial"
-    competing: bool | None = None
+    competing: StrictBool | None = None
     waivers: list[WaiverBlock] = []
 
     @model_validator(mode="after")
@@ -105,6 +116,8 @@ def load_provenance(path: Path, environ: Mapping[str, str]) -> Declaration:
     Raises:
         RecipeError: not such a file; names file, line and key. Or a text that it names cannot be read.
     """
+    if not path.exists():
+        raise RecipeError(f"there is no {path}", f"write one, which holds at least {SHORTEST}")
     value, root = read_yaml(path, environ)
     if set(value) == {"provenance"} and isinstance(root, yaml.MappingNode):
         value, root = value["provenance"], root.value[0][1]

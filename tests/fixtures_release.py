@@ -30,6 +30,7 @@ WAIVED: dict[str, Any] = {
         {"rule": "data-licence-unknown", "by": "Ada Example", "reason": "research benchmark", "expires": "2027-12-31"}
     ],
 }  # fmt: skip
+OWN: dict[str, Any] = {"teacher": {"name": "T", "licence": "own"}, "data": {"name": "D", "licence": "own"}}
 #: An absolute path of a machine, as a recipe of somebody may hold it.
 HERE = "/home/somebody/projects/pictures"
 

@@ -12,15 +12,22 @@ from typing import Any
 from edgekd.release.manifest import manifest_bytes, manifest_digest, tar_header
 
 _EVIDENCE = b"{}\n"
+_DIGEST = "sha256:" + "a" * 64
 
 
 def small_bundle(folder: Path) -> Path:
-    """A verdict that passed, one piece of evidence and their manifest, in ``folder``."""
+    """A run and a verdict that passed, an artifact, one piece of evidence and their manifest, in ``folder``."""
     (folder / "evidence").mkdir(parents=True)
     (folder / "evidence/a.json").write_bytes(_EVIDENCE)
+    (folder / "artifacts/a").mkdir(parents=True)
+    (folder / "artifacts/a/artifact.json").write_text(json.dumps({"digest": _DIGEST}))
+    same = {"selected": {"cpu": _DIGEST}, "optional": [], "collected_at": ""}
+    run = {"schema": "edgekd.run/1", "name": "b", "artifacts": {_DIGEST: {}}, "candidates": [], **same}
+    (folder / "run.json").write_text(json.dumps(run))
+    gate = {"gate": "size", "decision": "pass", "target": "cpu", "artifact": _DIGEST}
     verdict = {
-        "schema": "edgekd.verdict/1", "decision": "pass", "gates": [], "candidates": [], "selected": {}, "optional": [],
-        "not_run": [], "policy": {}, "environment": {}, "collected_at": "", "edgekd": "0.1.0",
+        "schema": "edgekd.verdict/1", "decision": "pass", "gates": [gate], "candidates": [], **same,
+        "not_run": [], "policy": {"size": {"max_mib": 1}}, "environment": {}, "edgekd": "0.1.0",
         "evidence": {"evidence/a.json": "sha256:" + hashlib.sha256(_EVIDENCE).hexdigest()},
     }  # fmt: skip
     (folder / "verdict.json").write_text(json.dumps(verdict))

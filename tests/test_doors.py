@@ -12,7 +12,7 @@ import pytest
 
 from edgekd.artifact import Artifact, load_artifact
 from edgekd.doors import inspect_opened, safe_weights
-from edgekd.errors import ModelError, PolicyError
+from edgekd.errors import DamagedFileError, ModelError, PolicyError
 from edgekd.files import sha256_file
 from edgekd.model import Model
 from edgekd.models import open_reference
@@ -135,11 +135,11 @@ def test_an_artifact_json_proves_nothing_outside_the_cache(store: StageStore, tm
     hostile = replace(made, format="onnx", entry="model.onnx", files=(record_file(folder, "model.onnx"),))
     hostile.save()
     for name in (folder, folder / "model.onnx"):
-        with pytest.raises(PolicyError, match=r"model\.onnx: .*rule malformed"):
+        with pytest.raises(DamagedFileError, match=r"model\.onnx: .*rule malformed"):
             open_reference(str(name), weights=None, base=None, store=store)
     (folder / "model.onnx").rename(folder / "model.data")
     replace(hostile, entry="model.data", files=(record_file(folder, "model.data"),)).save()
-    with pytest.raises(PolicyError, match=r"recorded as onnx.*rule content-mismatch"):
+    with pytest.raises(DamagedFileError, match=r"recorded as onnx.*rule content-mismatch"):
         open_reference(str(folder), weights=None, base=None, store=store)
     inspect_opened(load_artifact(folder), tmp_path)  # as if the cache were there: written by EdgeKD itself
 

@@ -15,6 +15,7 @@ _CODES = {
     errors.RecipeError: 2,
     errors.DataError: 2,
     errors.ModelError: 2,
+    errors.DamagedFileError: 2,
     errors.EvidenceError: 2,
     errors.InfrastructureError: 4,
     errors.MissingDependencyError: 4,

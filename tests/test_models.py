@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekd.artifact import Artifact
-from edgekd.errors import EdgeKDError, ModelError, PolicyError, UsageError
+from edgekd.errors import DamagedFileError, EdgeKDError, ModelError, PolicyError, UsageError
 from edgekd.files import sha256_file
 from edgekd.model import Model
 from edgekd.models import materialise, open_reference
@@ -180,9 +180,9 @@ def test_references_that_are_refused(
 )
 def test_files_that_no_library_opens(store: StageStore, tmp_path: Path, name: str, rule: str) -> None:
     (tmp_path / name).write_bytes(b"something")
-    with pytest.raises(PolicyError, match=rf"{name}: .*\(rule {rule}\)") as caught:
+    with pytest.raises((PolicyError, DamagedFileError), match=rf"{name}: .*\(rule {rule}\)") as caught:
         _open(store, name, tmp_path)
-    assert (caught.value.rule, caught.value.exit_code) == (rule, 5)
+    assert (caught.value.rule, caught.value.exit_code) == (rule, 5 if rule == "pickle" else 2)
     assert "\n" not in str(caught.value)
 
 

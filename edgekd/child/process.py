@@ -17,7 +17,7 @@ from typing import IO, Any
 from edgekd import errors
 from edgekd.child import wire
 from edgekd.data.example import Array
-from edgekd.errors import ChildError, EdgeKDError, PolicyError
+from edgekd.errors import ChildError, DamagedFileError, EdgeKDError, PolicyError
 from edgekd.files import disk_cause, storage_error
 
 #: A child that ignores SIGTERM for this long is killed.
@@ -29,9 +29,10 @@ _SIGXCPU = getattr(signal, "SIGXCPU", 24)
 #: Not ``-m``: that would put the current folder first, where a file named like a standard module breaks everything.
 _START = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; "
-    "import os; from edgekd import no_network as n; os.environ[n.STATE_VARIABLE] = n.leave_network(); "
+    "import os; from edgekd import no_network as n; os.environ[n.STATE_VARIABLE] = {state}; "
     "import runpy; runpy.run_module('edgekd.child', run_name='__main__', alter_sys=True)"
 )
+_LINKED = "'shared: its device is behind a link'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Limits:
         file_bytes: largest file it may write.
         cpus: CPU numbers it is pinned to; empty for all.
         threads: handed to the common thread-pool variables.
+        network: keep this machine's network; else there is none where the system allows that.
     """
 
     timeout_s: float = 300.0
@@ -53,6 +55,7 @@ class Limits:
     file_bytes: int = 1 << 36
     cpus: tuple[int, ...] = ()
     threads: int | None = None
+    network: bool = False
 
     @classmethod
     def on(
@@ -67,13 +70,15 @@ class Limits:
         """The limits of a child that opens models on ``device``.
 
         CUDA reserves as much address space as there is memory anywhere, so its children have no ``memory_bytes``
-        (CUDA C++ Programming Guide, *Unified Virtual Address Space*).
+        (CUDA C++ Programming Guide, *Unified Virtual Address Space*). A device behind a link (``ssh/HOST``) is reached
+        from the child, which keeps the network for it.
         """
         return cls(
             timeout_s=timeout_s,
             memory_bytes=None if device == "cuda" else memory_bytes,
             cpus=cpus,
             threads=threads,
+            network="/" in device,
         )
 
 
@@ -110,7 +115,8 @@ class ChildProcess:
                 env[name] = str(self.limits.threads)
         env["PYTHONHASHSEED"] = "0"
         env["TMPDIR"] = tempfile.gettempdir()  # what a killed child leaves goes with the parent's own
-        command = [sys.executable, "-c", _START, str(child_in), str(child_out), json.dumps(settings)]
+        start = _START.format(state=_LINKED if self.limits.network else "n.leave_network()")
+        command = [sys.executable, "-c", start, str(child_in), str(child_out), json.dumps(settings)]
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, env=env,
@@ -201,8 +207,8 @@ class ChildProcess:
                 outcome="out of memory",
             )
         found = getattr(errors, error["class"], None)
-        if found is PolicyError:
-            return PolicyError(error["what"], error["fix"], error.get("rule", ""))
+        if found is PolicyError or found is DamagedFileError:
+            return found(error["what"], error["fix"], error.get("rule", ""))
         if isinstance(found, type) and issubclass(found, EdgeKDError):
             return found(error["what"], error["fix"])
         folder = Path(tempfile.gettempdir())

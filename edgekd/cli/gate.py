@@ -166,6 +166,13 @@ def _stored(args: argparse.Namespace) -> int:
         )
     ):
         raise UsageError("limits of a stored run come from --policy", "write them into a policy file")
+    if args.provenance:
+        raise UsageError(
+            f"--provenance {args.provenance} declares for models that are judged now, and {args.folder} was judged by what "
+            "it stored when it was collected",
+            "write it into the recipe's `provenance:` and run again; or judge with a --policy without `provenance`, and give "
+            "it to `edgekd release --provenance`",
+        )
     _only_judging(args)
     from edgekd.release.opening import is_bundle
 
@@ -190,17 +197,16 @@ def _stored(args: argparse.Namespace) -> int:
 
 def _judge_bundle(args: argparse.Namespace) -> int:
     """Judge a released run again: the bundle is verified first and stays as it is, the verdict goes to a run folder."""
-    from edgekd.evidence.run import load_run
     from edgekd.files import building
     from edgekd.gates.judge import judge_run
     from edgekd.pipeline.folder import check_out
     from edgekd.pipeline.run import default_out
     from edgekd.recipe import load_policy, stored_policy
-    from edgekd.release.opening import copy_run, open_bundle
+    from edgekd.release.opening import copy_run, open_bundle, run_of
     from edgekd.report import render
 
     bundle = open_bundle(args.folder)
-    index = load_run(bundle.folder)
+    index = run_of(bundle)
     policy = load_policy(args.policy, os.environ) if args.policy else stored_policy(bundle.folder, index)
     out = args.out or default_out(index.name, bundle.verified.digest)
     check_out(out)

@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgekd.evidence.run import Run
     from edgekd.policy import ProvenanceGate
     from edgekd.provenance.declared import Declaration
 
@@ -21,16 +23,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "path",
         metavar="RECIPE",
         type=Path,
-        help="a recipe, a file that holds a provenance block, or a run folder",
+        help="a recipe, a file that holds a provenance block, a run folder, or a released bundle",
     )
     parser.add_argument(
         "--as-of",
         metavar="DATE",
-        help="count ages and expiries to this day (default: today; for a run folder the day of its evidence)",
+        help="count ages and expiries to this day (default: today; for a run or a bundle the day of its evidence)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print declaration, records, findings and obligations as JSON"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Story:
+    """What is explained.
+
+    Attributes:
+        policy: what the gate asks; day: that ages and expiries are counted to.
+        stored_on: the day on which the records were stored with a run; None where they were looked up later.
+    """
+
+    name: str
+    declaration: Declaration
+    records: Sequence[Mapping[str, Any]]
+    policy: ProvenanceGate
+    day: date
+    stored_on: date | None = None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,66 +57,72 @@ def run(args: argparse.Namespace) -> int:
     from edgekd.provenance.explain import explain
     from edgekd.provenance.rules import assess
 
-    name, declaration, records, policy, day = _story(args.path)
-    as_of = _day(args.as_of) if args.as_of else day
-    found = assess(declaration, records, as_of=as_of, policy=policy)
+    as_of = _day(args.as_of) if args.as_of else None
+    story = _story(args.path)
+    as_of, age = as_of or story.day, story.policy.max_age_days
+    found = assess(
+        story.declaration, story.records, as_of=as_of, policy=story.policy, stored_on=story.stored_on
+    )
     if args.json:
         value = {
-            "name": name, "as_of": as_of.isoformat(), "max_age_days": policy.max_age_days, "declared": declaration.to_json(),
-            "records": [dict(r) for r in records], **found.to_json(),
+            "name": story.name, "as_of": as_of.isoformat(), "max_age_days": age,
+            "declared": story.declaration.to_json(), "records": [dict(r) for r in story.records], **found.to_json(),
         }  # fmt: skip
         print(json.dumps(value, indent=1, ensure_ascii=False))
     else:
-        print(explain(name, declaration, records, found, as_of, policy.max_age_days))
+        print(explain(story.name, story.declaration, story.records, found, as_of, age))
     return EXIT_POLICY if found.refusals else EXIT_PASS
 
 
-def _story(path: Path) -> tuple[str, Declaration, Sequence[Mapping[str, Any]], ProvenanceGate, date]:
-    """Name, declaration, records, what the gate asks, and the day, of a recipe, a file of its own or a run folder."""
+def _story(path: Path) -> _Story:
+    """That of a bundle, a run folder, a recipe, or a file of its own."""
+    from edgekd.evidence.run import load_run
     from edgekd.policy import ProvenanceGate
     from edgekd.provenance.declared import Declaration
     from edgekd.provenance.rules import resolve
     from edgekd.provenance.terms import load_terms
     from edgekd.recipe import load_recipe
     from edgekd.recipe_provenance import load_provenance
+    from edgekd.release.opening import is_bundle, open_bundle, run_of
     from edgekd.strict_yaml import read_yaml
 
+    if is_bundle(path):
+        bundle = open_bundle(path)
+        return _of_run(bundle.folder, run_of(bundle))
     if path.is_dir():
-        return _of_run(path)
+        return _of_run(path, load_run(path))
     policy = ProvenanceGate()
-    if "edgekd" in read_yaml(path, os.environ)[0]:
+    if path.exists() and "edgekd" not in read_yaml(path, os.environ)[0]:
+        name, declaration = path.name, load_provenance(path, os.environ)
+    else:
         recipe = load_recipe(path, os.environ)
         name, policy = recipe.name, recipe.gates.provenance or policy
         block = recipe.provenance
         declaration = Declaration() if block is None else block.declaration(path.parent)
-    else:
-        name, declaration = path.name, load_provenance(path, os.environ)
-    return name, declaration, resolve(declaration, load_terms()), policy, date.today()
+    return _Story(
+        name=name, declaration=declaration, records=resolve(declaration, load_terms()), policy=policy, day=date.today()
+    )  # fmt: skip
 
 
-def _of_run(folder: Path) -> tuple[str, Declaration, Sequence[Mapping[str, Any]], ProvenanceGate, date]:
-    from edgekd.evidence.run import load_run
-    from edgekd.gates.provenance import collected_on
+def _of_run(folder: Path, run: Run) -> _Story:
+    from edgekd.gates.provenance import collected_on, stored_on
     from edgekd.policy import ProvenanceGate
     from edgekd.provenance.declared import Declaration
     from edgekd.provenance.rules import from_run
     from edgekd.recipe import stored_policy
 
-    run = load_run(folder)
     declaration, records = from_run(run.provenance) or (Declaration(), ())
-    return (
-        run.name,
-        declaration,
-        records,
-        stored_policy(folder, run).provenance or ProvenanceGate(),
-        collected_on(run),
+    return _Story(
+        name=run.name,
+        declaration=declaration,
+        records=records,
+        policy=stored_policy(folder, run).provenance or ProvenanceGate(),
+        day=collected_on(run),
+        stored_on=stored_on(run),
     )
 
 
 def _day(text: str) -> date:
-    from edgekd.errors import UsageError
+    from edgekd.provenance.block import Place, read_day
 
-    try:
-        return date.fromisoformat(text)
-    except ValueError as e:
-        raise UsageError(f"--as-of {text!r} is no date", "write a day as 2027-12-31") from e
+    return read_day(text, Place("", "--as-of"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from datetime import date
 from pathlib import Path
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         default=[],
-        help="public key, one of which must have signed; may be repeated (default: the *.pem of EDGEKD_TRUSTED_KEYS, "
+        help="public key, one of which must have signed; may be repeated (default: the *.pem and *.pub of EDGEKD_TRUSTED_KEYS, "
         "else of ~/.config/edgekd/trusted)",
     )
     parser.add_argument(
@@ -41,6 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _day(text: str) -> date:
     try:
+        # Python 3.11 reads other forms too, 3.10 does not.
+        if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:
+            raise ValueError(text)
         return date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no day; write it as 2027-12-31") from None

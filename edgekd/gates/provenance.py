@@ -29,8 +29,8 @@ def judge_provenance(run: Run, rule: ProvenanceGate) -> Gate:
         A gate of the whole run, without figures. Its reason names the record; a reject's exit code is 5.
     """
     try:
-        stored = from_run(run.provenance)
-        found = assess(*(stored or (Declaration(), ())), as_of=collected_on(run), policy=rule)
+        stored = from_run(run.provenance) or (Declaration(), ())
+        found = assess(*stored, as_of=collected_on(run), policy=rule, stored_on=stored_on(run))
     except InputError as e:
         return _gate("error", str(e), {}, "input")
     detail: dict[str, Any] = found.to_json()
@@ -53,6 +53,15 @@ def collected_on(run: Run) -> date:
         ) from e
 
 
+def stored_on(run: Run) -> date | None:
+    """The day on which a run's terms records were stored with it; None where they were looked up at release.
+
+    Raises:
+        InputError: the run does not say when it was collected.
+    """
+    return None if run.provenance.get("given_by") == "release" else collected_on(run)
+
+
 def _gate(decision: Decision, reason: str, detail: dict[str, Any], kind: ErrorKind | None = None) -> Gate:
     return Gate(
         gate=PROVENANCE,
@@ -72,7 +81,7 @@ def _reason(found: Assessment) -> str:
     if refusals := found.refusals:
         first, more = refusals[0], len(refusals) - 1
         others = f"; and {more} more: {_rules(refusals[1:])}" if more else ""
-        return f"{first.sentence} (rule {first.rule}{_record(first)}); {RULES[first.rule].todo}{others}"
+        return f"{first.sentence} (rule {first.rule}{_record(first)}); {RULES[first.rule].fix}{others}"
     answers = [
         f
         for f in found.findings

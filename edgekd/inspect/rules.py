@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgekd.errors import PolicyError
+from edgekd.errors import DamagedFileError, PolicyError
 
 #: Rule -> the sentence that the docs print. A refusal names its rule, so names stay as they are.
 RULES: Mapping[str, str] = {
@@ -68,8 +68,14 @@ RULES: Mapping[str, str] = {
 }
 
 
-def refuse(rule: str, path: Path, what: str, fix: str = "do not use this file") -> PolicyError:
-    """The refusal of a file, to be raised.
+#: What an accident does to a file, too: a mistake of the input, exit 2, where every other rule is safety's, exit 5.
+DAMAGE = frozenset({"malformed", "truncated", "content-mismatch", "unknown-format"})
+
+
+def refuse(
+    rule: str, path: Path, what: str, fix: str = "do not use this file"
+) -> PolicyError | DamagedFileError:
+    """The refusal of a file, to be raised: :class:`DamagedFileError` where the rule is one of :data:`DAMAGE`.
 
     Args:
         rule: a key of :data:`RULES`.
@@ -83,4 +89,5 @@ def refuse(rule: str, path: Path, what: str, fix: str = "do not use this file") 
     if rule not in RULES:
         raise KeyError(rule)
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in f"{path}: {what}")
-    return PolicyError(f"{text} (rule {rule})", fix, rule)
+    kind = DamagedFileError if rule in DAMAGE else PolicyError
+    return kind(f"{text} (rule {rule})", fix, rule)

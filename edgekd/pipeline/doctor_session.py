@@ -48,7 +48,7 @@ def try_session(found: ResolvedTarget) -> str:
     with tempfile.TemporaryDirectory(prefix="edgekd-doctor-") as folder:
         artifact = exporter.write_product("float32", _SIDE, Path(folder))
         feeds = draw_feeds(artifact.inputs, seed=0, shapes={})
-        with ChildProcess(f"a session on {target}", Limits(timeout_s=_TIMEOUT_S)) as child:
+        with ChildProcess(f"a session on {target}", Limits.on(target.device, timeout_s=_TIMEOUT_S)) as child:
             reply, _ = child.request(
                 "edgekd.child.sessions:open_for_runs",
                 {

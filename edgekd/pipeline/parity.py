@@ -53,7 +53,8 @@ def _run(
     artifact: Artifact, target: ResolvedTarget, feeds: Sequence[Mapping[str, Array]]
 ) -> list[dict[str, Array]]:
     made: list[dict[str, Array]] = []
-    with ChildProcess(f"running {artifact.path.name} on {target.target}", Limits(), (Path.cwd(),)) as child:
+    limits = Limits.on(target.target.device, timeout_s=Limits().timeout_s)
+    with ChildProcess(f"running {artifact.path.name} on {target.target}", limits, (Path.cwd(),)) as child:
         child.request(
             "edgekd.child.sessions:open_for_runs",
             {

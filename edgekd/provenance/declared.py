@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from edgekd.documents import read_plain_file
 from edgekd.errors import RecipeError
 from edgekd.provenance.block import (
     Place,
@@ -30,7 +31,7 @@ Access = Literal["weights", "outputs-of-weights", "api-outputs", "dataset"]
 Use = Literal["commercial", "research"]
 TextKind = Literal["licence", "notice"]
 
-#: A licence text is a page or ten; more is not one.
+#: A licence text has a page or ten.
 MAX_TEXT_BYTES = 1 << 20
 MAX_DEPTH = 8
 MAX_SUBJECTS = 100
@@ -218,7 +219,8 @@ def read_texts(declaration: Declaration, base: Path) -> Declaration:
         base: folder of the recipe; relative paths start there.
 
     Raises:
-        RecipeError: a file that cannot be read, is no UTF-8 text or larger than 1 MiB. No waiver covers that.
+        RecipeError: a file that cannot be read, lies elsewhere than in that folder or below it (links are followed
+            first), is no UTF-8 text or larger than 1 MiB. No waiver covers that.
     """
 
     def filled(subject: Subject) -> Subject:
@@ -236,20 +238,26 @@ def read_texts(declaration: Declaration, base: Path) -> Declaration:
 
 
 def _filled(file: TextFile, base: Path) -> TextFile:
+    fix = "name a licence or notice text in the recipe's folder or below it"
+    try:
+        folder, path = base.resolve(), (base / file.name).resolve()
+    except (OSError, ValueError, RuntimeError) as e:  # a loop of links is a RuntimeError until Python 3.13
+        raise RecipeError(f"cannot read {file.name!r}: {e}", fix) from e
+    if folder not in path.parents:
+        # A declaration may come from somebody else, and what it names goes into a bundle.
+        raise RecipeError(f"{file.name!r} is not below the folder {base} of what names it", fix)
     # Where it lay on this machine is nobody's business; what stands beside the recipe keeps its name.
-    name = Path(file.name).name if Path(file.name).is_absolute() else file.name
-    return replace(file, name=name, text=_read(base / file.name))
+    written = Path(file.name)
+    plain = not written.is_absolute() and ".." not in written.parts
+    return replace(file, name=file.name if plain else path.relative_to(folder).as_posix(), text=_read(path))
 
 
 def _read(path: Path) -> str:
     fix = "name a readable licence or notice text, relative to the recipe"
     try:
-        with path.open("rb") as source:
-            raw = source.read(MAX_TEXT_BYTES + 1)
+        raw = read_plain_file(path, RecipeError, largest_bytes=MAX_TEXT_BYTES)
     except OSError as e:
         raise RecipeError(f"cannot read {path}: {e.strerror}", fix) from e
-    if len(raw) > MAX_TEXT_BYTES:
-        raise RecipeError(f"{path} is larger than {MAX_TEXT_BYTES >> 20} MiB: that is no licence text", fix)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as e:

@@ -11,7 +11,7 @@ from edgekd.provenance.declared import Declaration, Subject
 from edgekd.provenance.rules import OWN, RULES, Assessment, Finding, Layer, layers_of, normalised
 from edgekd.provenance.terms import record_from_json
 
-#: Said once, here, and in no other output.
+#: Said once in the story; a bundle's NOTICES.md has words of its own.
 DISCLAIMER = "EdgeKD repeats what was declared and what the named sources say. That is no legal advice."
 SHORTEST = (
     "provenance:",

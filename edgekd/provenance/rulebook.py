@@ -28,6 +28,11 @@ class Rule:
         """Whether there is anything to waive."""
         return self.outcome == "reject"
 
+    @property
+    def fix(self) -> str:
+        """What to do, as it stands within a sentence of an error: no capital, no full stop."""
+        return self.todo[0].lower() + self.todo[1:].removesuffix(".")
+
 
 def _reject(finds: str, todo: str) -> Rule:
     return Rule(outcome="reject", finds=finds, todo=todo)
@@ -56,8 +61,8 @@ RULES: Mapping[str, Rule] = {
         "Find out under what terms it was given, or have a person waive the rule.",
     ),
     "api-terms-missing": _reject(
-        "A teacher was asked through an API, and no terms of that API are declared.",
-        "Declare the API's terms: `terms: [openai-services]`.",
+        "A teacher was asked through an API, and no terms of that API are declared; a licence is none.",
+        "Declare the API's terms, for example `terms: [openai-services]`; your own model, run by you, is `outputs-of-weights`.",
     ),
     "no-record": _reject(
         "The terms table has no record of a declared licence or terms, or none that speaks of this use.",
@@ -68,8 +73,12 @@ RULES: Mapping[str, Rule] = {
         "Ask their author or a lawyer, and have a person waive the rule.",
     ),
     "record-stale": _reject(
-        "The record was older than `gates.provenance.max_age_days` when the run was collected.",
+        "The record was older than `gates.provenance.max_age_days` on the day that counts: that of the run, or of `--as-of`.",
         "Update EdgeKD for a newer table; or read the terms again and have a person waive the rule.",
+    ),
+    "record-later": _reject(
+        "The record is of a later day than the run that it was stored with: a clock was wrong, or a day was edited.",
+        "Set the clock of the machine that collects, and collect the run again.",
     ),
     "training-forbidden": _reject(
         "The terms forbid training another model.",
@@ -105,7 +114,7 @@ RULES: Mapping[str, Rule] = {
         "Nobody read the terms themselves for the record that was used.", "Read them at the source."
     ),
     "waiver-expired": _note(
-        "A waiver had expired when the run was collected; it was not counted.", "Renew or remove it."
+        "A waiver had expired on the day that counts; it was not counted.", "Renew or remove it."
     ),
     "waiver-unused": _note("A waiver is for a rule that found nothing.", "Remove it."),
 }

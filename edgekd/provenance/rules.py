@@ -13,16 +13,18 @@ from datetime import date
 from typing import Any, Literal, Protocol
 
 from edgekd.provenance.declared import Declaration, Role, Subject, Waiver, from_run, parse_declaration
+from edgekd.provenance.layers import (
+    NONE_STATED,
+    OWN,
+    Layer,
+    is_own,
+    is_unstated,
+    lacks_api_terms,
+    layers_of,
+)
 from edgekd.provenance.obligations import Obligation
 from edgekd.provenance.rulebook import RULES, Rule
-from edgekd.provenance.terms import (
-    TermsRecord,
-    TermsTable,
-    find_record,
-    normalised,
-    record_from_json,
-    records_by_name,
-)
+from edgekd.provenance.terms import TermsRecord, TermsTable, normalised, record_from_json
 
 __all__ = [
     "NONE_STATED",
@@ -40,14 +42,6 @@ __all__ = [
     "parse_declaration",
     "resolve",
 ]
-
-#: A licence that says: this is ours. It needs no record.
-OWN = frozenset({"own", "inhouse"})
-#: What people write where nobody stated a licence.
-NONE_STATED = frozenset(
-    {"", "nonestated", "none", "unknown", "notstated", "noassertion", "unlicensed", "other"}
-)
-LayerKind = Literal["licence", "terms", "name"]
 
 FindingDecision = Literal["pass", "reject"]
 
@@ -125,63 +119,6 @@ class Assessment:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One set of terms that applies to a subject.
-
-    Attributes:
-        top: the declared teacher or data set; subject: that or what it derives from.
-        kind: ``licence``, ``terms`` (of a host or an API), ``name`` (given away by the subject's name).
-        id: as it was declared; record: what the table says of it, None where it has nothing.
-    """
-
-    top: Subject
-    subject: Subject
-    kind: LayerKind
-    id: str
-    record: TermsRecord | None
-
-    @property
-    def what(self) -> str:
-        """The layer in words: ``licence mit of DeepSeek-R1``."""
-        words = {"licence": "licence", "terms": "terms", "name": "terms that its name gives away:"}
-        origin = "" if self.subject is self.top else f", from which {self.top.name} derives"
-        return f"{words[self.kind]} {self.id} of {self.subject.name}{origin}"
-
-
-def layers_of(top: Subject, records: Sequence[TermsRecord]) -> Iterator[Layer]:
-    """Every set of terms that applies to a teacher or data set, and to what it derives from, each once.
-
-    What was declared comes first, with the terms that those bring; then what names give away and nobody declared.
-    """
-    seen: set[str] = set()
-    for subject in top.walk():
-        declared: list[tuple[LayerKind, str]] = [("terms", t) for t in subject.terms]
-        if not (_unstated(subject) or _own(subject)):
-            declared.insert(0, ("licence", subject.licence))
-        while declared:
-            kind, name = declared.pop(0)
-            record = find_record(records, name, subject.role)
-            key = f"{subject.name}/{record.id if record else normalised(name)}"
-            if key not in seen:
-                seen |= {key, record.id if record else key}
-                declared += [] if record is None else [("terms", t) for t in record.brings]
-                yield Layer(top=top, subject=subject, kind=kind, id=name, record=record)
-    for subject in top.walk():
-        for record in records_by_name(records, subject.name, subject.role):
-            if record.id not in seen:
-                seen.add(record.id)
-                yield Layer(top=top, subject=subject, kind="name", id=record.id, record=record)
-
-
-def _own(subject: Subject) -> bool:
-    return normalised(subject.licence) in OWN
-
-
-def _unstated(subject: Subject) -> bool:
-    return normalised(subject.licence) in NONE_STATED
-
-
 def resolve(declaration: Declaration, table: TermsTable) -> list[dict[str, Any]]:
     """The terms records that a declaration rests on, as plain JSON: what is stored with a run.
 
@@ -198,13 +135,20 @@ def resolve(declaration: Declaration, table: TermsTable) -> list[dict[str, Any]]
 
 
 def assess(
-    declaration: Declaration, records: Sequence[Mapping[str, Any]], *, as_of: date, policy: Policy
+    declaration: Declaration,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    as_of: date,
+    policy: Policy,
+    stored_on: date | None = None,
 ) -> Assessment:
     """Judge a declaration by the records that were stored with it.
 
     Args:
         records: from :func:`resolve`.
         as_of: the day on which the run was collected; ages and expiries are counted to it, never to today.
+        stored_on: the day on which the run says that the records were stored with it: none can be of a later one, but
+            for a day between two time zones. None where they were looked up later, at release.
 
     Raises:
         EvidenceError: a record that is not whole.
@@ -223,9 +167,10 @@ def assess(
                 _finding(f"{role}-undeclared", "", f"{what}: whose knowledge is in the student is not known")
             )
         for top in subjects:
-            found += _asked_of(top)
+            found += _asked_of(top, known)
             for layer in layers_of(top, known):
                 found += _judge_layer(layer, declaration, as_of, policy)
+                found += _from_the_future(layer, stored_on)
                 for obligation in _obligations(layer):
                     key = (obligation.kind, obligation.value, obligation.record, obligation.subject)
                     asked.setdefault(key, obligation)
@@ -241,24 +186,23 @@ def _finding(rule: str, subject: str, sentence: str, record: str = "") -> Findin
     )  # fmt: skip
 
 
-def _asked_of(top: Subject) -> Iterator[Finding]:
-    """What can be said before any record is read."""
+def _asked_of(top: Subject, records: Sequence[TermsRecord]) -> Iterator[Finding]:
+    """What is lacking, and what is a claim, whatever the records answer."""
     for subject in top.walk():
-        if _own(subject):
+        if lacks_api_terms(subject, records):
+            yield _finding(
+                "api-terms-missing", top.name, f"{subject.name} was asked through an API, and no terms of that API are declared"
+            )  # fmt: skip
+        if is_own(subject):
             yield _finding("own-work", top.name, f"{subject.name} is declared as made in-house")
-        elif subject.access == "api-outputs":
-            if not subject.terms and _unstated(subject):
-                yield _finding(
-                    "api-terms-missing", top.name, f"{subject.name} was asked through an API, and no terms of that API are declared"
-                )  # fmt: skip
-        elif _unstated(subject):
+        elif subject.access != "api-outputs" and is_unstated(subject):
             said = (
                 "is declared without a licence"
                 if not subject.licence
                 else "is given without a stated licence"
             )
             yield _finding(f"{subject.role}-licence-unknown", top.name, f"{subject.name} {said}")
-        if subject.role == "teacher" and subject is top and not subject.access and not _own(subject):
+        if subject.role == "teacher" and subject is top and not subject.access and not is_own(subject):
             yield _finding(
                 "access-unstated", top.name, f"How the knowledge of {subject.name} was reached is not said; weights were taken"
             )  # fmt: skip
@@ -279,18 +223,11 @@ def _judge_layer(layer: Layer, declaration: Declaration, as_of: date, policy: Po
             "terms-by-name",
             f"{layer.subject.name} is a name to which {record.name} applies; it was not declared",
         )
-    if (
-        layer.subject.access == "api-outputs"
-        and layer.kind == "licence"
-        and record.kind == "licence"
-        and not layer.subject.terms
-    ):
-        yield finding("api-terms-missing", f"{layer.subject.name} was asked through an API; {record.name} speaks of its weights, and no terms of the API are declared")  # fmt: skip
     age = (as_of - record.captured).days
     if age > policy.max_age_days:
         yield finding(
             "record-stale",
-            f"The record of {record.name} is from {record.captured}, {age} days before the run (limit {policy.max_age_days})",
+            f"The record of {record.name} is from {record.captured}, {age} days before {as_of} (limit {policy.max_age_days})",
         )
     if record.evidence == "unverified":
         yield finding(
@@ -336,6 +273,14 @@ def _judge_layer(layer: Layer, declaration: Declaration, as_of: date, policy: Po
                 "research-only",
                 f"{said} allows non-commercial use only; the student is declared to be for research {cited}",
             )
+
+
+def _from_the_future(layer: Layer, stored_on: date | None) -> Iterator[Finding]:
+    record = layer.record
+    if record is not None and stored_on is not None and (record.captured - stored_on).days > 1:
+        yield _finding(
+            "record-later", layer.top.name, f"The record of {record.name} is from {record.captured}, and the run that it was stored with from {stored_on}: one of the days is wrong", record.id
+        )  # fmt: skip
 
 
 def _obligations(layer: Layer) -> Iterator[Obligation]:
@@ -386,7 +331,7 @@ def _waived(found: Sequence[Finding], waivers: Sequence[Waiver], as_of: date) ->
     for k, waiver in enumerate(waivers):
         if waiver.expires < as_of:
             made.append(
-                _finding("waiver-expired", waiver.subject, f"The waiver of {waiver.rule} by {waiver.by} expired on {waiver.expires}, before the run was collected ({as_of}); it was not counted")
+                _finding("waiver-expired", waiver.subject, f"The waiver of {waiver.rule} by {waiver.by} expired on {waiver.expires}, before {as_of}; it was not counted")
             )  # fmt: skip
         elif k not in used:
             made.append(_finding("waiver-unused", waiver.subject, f"The waiver of {waiver.rule} by {waiver.by} was not needed: that rule found nothing"))  # fmt: skip

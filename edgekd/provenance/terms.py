@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -43,7 +44,7 @@ class TermsRecord:
 
     Attributes:
         id: its name in declarations; aliases: others.
-        models: patterns of model names to which it applies, ``*`` for any text.
+        models: patterns of model names to which it applies (:func:`records_by_name`).
         kind: ``licence`` comes with weights or data; ``terms`` with an API, a host or an account.
         train: role -> may another model be trained with it? A role that is absent is not spoken of.
         commercial: whether commercial use is allowed.
@@ -178,10 +179,30 @@ def records_by_name(records: Sequence[TermsRecord], name: str, role: str) -> Ite
             yield record
 
 
-def _matches(pattern: str, name: str) -> bool:
-    """Whether a name is of the pattern, with or without the organisation before a slash; in linear time."""
-    from fnmatch import fnmatchcase
+#: A size (``7b``, ``350m``), a number with its points (``3.1``), or letters; of a pattern with its star.
+_PART = re.compile(r"\d+(?:\.\d+)*[bm](?![a-z0-9])\*?|\d+(?:\.\d+)*\*?|[^\W\d_]+\*?")
 
-    wanted = pattern.casefold()
-    text = name.casefold().strip()
-    return fnmatchcase(text, wanted) or ("/" in wanted and fnmatchcase(text, wanted.partition("/")[2]))
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether one part of a name between slashes is of the pattern, by whatever organisation and separators.
+
+    ``Llama-3-*`` is ``llama3:8b`` and not ``Llama-3.1-8B``: numbers are whole, unless a star follows one. A pattern that
+    begins with a star is found within a name too.
+    """
+    wanted = _parts(pattern.rpartition("/")[2])
+    return any(_is_of(wanted, pattern.startswith("*"), _parts(text)) for text in name.split("/"))
+
+
+@lru_cache(maxsize=4096)
+def _parts(text: str) -> tuple[str, ...]:
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return tuple(_PART.findall(re.sub(r"(?<![a-z])v(?=\d)", "", plain)))
+
+
+def _is_of(wanted: tuple[str, ...], within: bool, parts: tuple[str, ...]) -> bool:
+    starts = range(len(parts) - len(wanted) + 1) if within else range(int(len(parts) >= len(wanted)))
+    return any(all(map(_same, wanted, parts[k:])) for k in starts)
+
+
+def _same(wanted: str, part: str) -> bool:
+    return part.startswith(wanted[:-1]) if wanted.endswith("*") else part == wanted

@@ -19,7 +19,7 @@ from edgekd.gates.verdict import PROVENANCE, Gate
 from edgekd.lazy import require
 from edgekd.release.paths import portable
 from edgekd.release.story import Shipped, Story
-from edgekd.release.verify_story import result_name
+from edgekd.release.verify_statements import result_name
 
 FOLDER = "attestations"
 #: Characters of a file name that say which gate; slices may have long values, file names may not (255 bytes).
@@ -48,7 +48,7 @@ def write_attestations(story: Story, bundle: Path) -> list[str]:
         made[f"provenance-{shipped.slug}"] = statement(
             _subjects([shipped]), PROVENANCE_TYPE, build_provenance(story, shipped)
         )
-    for gate in story.gates:
+    for gate in story.attested:
         judged = [s for s in story.shipped if s.digest == gate.artifact] or story.shipped
         name = _free(made, "-".join(("test", *([judged[0].slug] if gate.artifact else []), _slug(gate))))
         made[name] = statement(_subjects(judged), TEST_RESULT_TYPE, gate_result(story, gate))
@@ -82,7 +82,8 @@ def statement(subjects: Sequence[FileRecord], kind: str, predicate: Mapping[str,
     subject = [described.ResourceDescriptor(name=f.path, digest={"sha256": f.sha256}).pb for f in subjects]
     made = module.Statement(subject, kind, dict(predicate))
     made.validate()
-    return dict(as_json.MessageToDict(made.pb))
+    # Protobuf's Struct has floats alone: an opset of 18 would come back as 18.0.
+    return {**as_json.MessageToDict(made.pb), "predicate": dict(predicate)}
 
 
 def _subjects(shipped: Iterable[Shipped]) -> list[FileRecord]:
@@ -119,7 +120,7 @@ def _dependencies(story: Story, shipped: Shipped) -> list[dict[str, Any]]:
     ):
         for subject in subjects:
             entry: dict[str, Any] = {"name": f"{role}: {subject.name}"}
-            source = str(portable(subject.source))
+            source = subject.source
             if source.startswith(("https://", "http://")):
                 entry["uri"] = source
             if digest := subject.digest.removeprefix("sha256:"):

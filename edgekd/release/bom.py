@@ -17,8 +17,8 @@ from edgekd.lazy import require
 from edgekd.provenance.declared import Subject
 from edgekd.provenance.rules import NONE_STATED, OWN, normalised
 from edgekd.release.model_metrics import figures_of
-from edgekd.release.paths import portable
 from edgekd.release.story import Shipped, Story
+from edgekd.report.provenance import waiver_sentence
 from edgekd.spec import TensorSpec
 
 BOM_FILE = "bom.cdx.json"
@@ -113,6 +113,13 @@ class _Parts:
             pedigree=self.component.Pedigree(ancestors=teachers, notes="Distilled from its ancestors.")
             if teachers
             else None,
+            properties=[
+                *self.properties({"edgekd:provenance_given_by": story.provenance.given_by}),
+                *(
+                    self.model.Property(name="edgekd:waiver", value=waiver_sentence(w))
+                    for w in story.provenance.declaration.waivers
+                ),
+            ],
         )
 
     def artifact(self, story: Story, shipped: Shipped) -> Any:
@@ -153,7 +160,7 @@ class _Parts:
         ancestors = [self.subject(s, f"{ref}.{i}", kind) for i, s in enumerate(subject.derived_from)]
         told = {
             "edgekd:licence": subject.licence,
-            "edgekd:source": str(portable(subject.source)),
+            "edgekd:source": subject.source,
             "edgekd:access": subject.access,
             "edgekd:terms": ", ".join(subject.terms),
             "edgekd:attribution": subject.attribution,

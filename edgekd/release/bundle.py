@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import edgekd
 from edgekd.artifact import load_artifact, record_file
-from edgekd.errors import NotReleasableError, UsageError
+from edgekd.errors import NotReleasableError, PolicyError, UsageError
 from edgekd.evidence.run import RUN_FILE, Run, load_run
 from edgekd.files import building, write_bytes, write_json
 from edgekd.gates.judge import judge_run
@@ -35,6 +35,7 @@ from edgekd.release.notices import plan_notices, write_notices
 from edgekd.release.paths import portable, portable_prose
 from edgekd.release.story import gather
 from edgekd.release.tar import tar_path, write_tar
+from edgekd.release.verify import find_problems
 from edgekd.release.verify_signature import SIGNATURE_FILE
 from edgekd.report import render
 
@@ -61,7 +62,7 @@ def release(
         out: folder to write; ``OUT.tar`` is written beside it. A bundle that is there already is replaced.
         formats: which formats of the selected artifacts go in; None asks the run's recipe, else takes all.
         provenance: a YAML file that declares teacher and data, for a run that does not.
-        key: a private key to sign with; needed where a person waived a rule.
+        key: a private key to sign with, needed where a person waived a rule; None: the recipe's ``release.sign``.
         keyless: sign with the identity of a CI job instead, through Sigstore's public service; needs network.
 
     Returns:
@@ -69,7 +70,8 @@ def release(
 
     Raises:
         NotReleasableError: rejected (exit 1, or 5 for its provenance), inconclusive (3) or an error (2, 4 or 5).
-        PolicyError: provenance that is undeclared or needs a human, or an obligation that cannot be met.
+        PolicyError: provenance that is undeclared or needs a human, an obligation that cannot be met, or a bundle that
+            :func:`edgekd.release.verify.verify` would refuse.
         EvidenceError: no verdict yet, a verdict that is not of this evidence, or an altered artifact.
         UsageError: ``out`` holds something else, no selected artifact has an asked format, waivers and no key.
         StorageError: a write failed; what was at ``out`` is intact.
@@ -80,10 +82,11 @@ def release(
     if verdict.decision != "pass":
         _refuse(run_folder, verdict)
     check_out(out)
-    settled = settle(run_folder, run, verdict.policy, provenance)
-    signer = _check_signed(run_folder, settled, key, keyless)
+    recipe = read_recipe(run_folder)
+    settled = settle(run_folder, run, verdict.policy, provenance, recipe)
+    signer = _check_signed(run_folder, settled, key or _key_of(recipe, keyless), keyless)
     texts, met_in = plan_notices(run_folder, run.name, settled)
-    recipe = portable(read_recipe(run_folder))
+    recipe = portable(recipe)
     records = shipped_records(run_folder, run, verdict, recipe, formats)
     with building(out) as bundle:
         shipped = [_bring_artifact(run_folder, bundle, record) for record in records]
@@ -114,20 +117,40 @@ def release(
         for entry in (bundle, *bundle.rglob("*")):
             entry.chmod(0o755 if entry.is_dir() else 0o644)
         signature = _sign(bundle, signer, run.name, keyless)
+        _check_bundle(run_folder, bundle)
         write_tar(bundle, tar_path(out), run.name, [MANIFEST_FILE, *files, *signature])
     return out
 
 
 def _refuse(run_folder: Path, verdict: Verdict) -> None:
     worst = next((g for g in verdict.gates if g.decision == verdict.decision), None)
-    why = f": {worst.gate} on {worst.target}: {worst.reason}" if worst and worst.target else ""
-    if worst and not worst.target:
-        why = f": {worst.gate}: {worst.reason}"
+    why = ""
+    if worst:
+        where = f" on {worst.target}" if worst.target else ""
+        why = f": {worst.gate}{where}: {worst.reason.rstrip('.')}"
     raise NotReleasableError(
         f"{run_folder} is not released, its verdict is {verdict.decision}{why}",
         "only a run that passed is released",
         exit_code(verdict),
     )
+
+
+def _key_of(recipe: Mapping[str, Any], keyless: bool) -> Path | None:
+    """The key that the recipe names, from the folder where ``release`` runs."""
+    block = recipe.get("release")
+    named = block.get("sign") if isinstance(block, Mapping) else None
+    return Path(str(named)) if named and not keyless else None
+
+
+def _check_bundle(run_folder: Path, bundle: Path) -> None:
+    """No bundle leaves that ``verify`` would refuse."""
+    problems = find_problems(bundle)
+    if problems:
+        raise PolicyError(
+            f"{run_folder} is not released, its bundle would not verify: {problems[0]} (rule bundle-unsound)",
+            "make the run again; if that does not help, it is a fault of EdgeKD",
+            rule="bundle-unsound",
+        )
 
 
 def _check_signed(run_folder: Path, settled: Settled, key: Path | None, keyless: bool) -> SigningKey | None:
@@ -140,7 +163,7 @@ def _check_signed(run_folder: Path, settled: Settled, key: Path | None, keyless:
     if waivers and not keyless:
         raise UsageError(
             f"{run_folder} rests on the waiver of {waivers[0].rule} by {waivers[0].by}, and a waiver is signed with the bundle",
-            "name a private key: --key key.pem",
+            "name a private key: --key key.pem, or `sign` in the recipe's `release:`",
         )
     return None
 
@@ -167,24 +190,29 @@ def _bring_artifact(run_folder: Path, bundle: Path, record: Mapping[str, Any]) -
 def _bring_verdict(run_folder: Path, bundle: Path, run: Run, verdict: Verdict) -> tuple[Run, Verdict]:
     """Write run.json and verdict.json; sentences that name paths of the machine keep the last part of them."""
     raw = json.loads((run_folder / RUN_FILE).read_bytes())
-    said = _without_paths(raw)
+    said, policy = _without_paths(raw), portable(dict(verdict.policy))
     if said == raw:
         shutil.copyfile(run_folder / RUN_FILE, bundle / RUN_FILE)
     else:
         write_json(bundle / RUN_FILE, said)
         run = load_run(bundle)
-        judged = judge_run(bundle, run, GatesBlock.model_validate(dict(verdict.policy)))
+    if said != raw or policy != verdict.policy:
+        judged = judge_run(bundle, run, GatesBlock.model_validate(policy))
         verdict = replace(judged, edgekd=verdict.edgekd)
+        if verdict.decision != "pass":
+            _refuse(run_folder, verdict)
     verdict.save(bundle / VERDICT_FILE)
     return run, verdict
 
 
 def _without_paths(run: dict[str, Any]) -> dict[str, Any]:
-    """The index with portable notes, reasons and declaration; all else in it is relative to the run already."""
+    """The index with portable notes, reasons, policy and declaration; all else in it is relative to the run already."""
     found = dict(run)
     found["notes"] = [portable_prose(str(n)) for n in run.get("notes", ())]
     found["absent"] = [{**a, "reason": portable_prose(str(a["reason"]))} for a in run.get("absent", ())]
     found["provenance"] = portable(run.get("provenance", {}))
+    if isinstance(run.get("policy"), dict):
+        found["policy"] = portable(run["policy"])
     found["candidates"] = [
         {**c, **{k: _evidence(c[k]) for k in ("select", "test") if c.get(k)}} for c in run["candidates"]
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,22 @@ def check_out(out: Path) -> None:
         or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST_FILE).is_file())
     ):
         raise UsageError(f"{out} holds something that is not a bundle", "choose a new or empty folder")
-    if tar_path(out).is_dir():
-        raise UsageError(f"{tar_path(out)}, where the archive goes, is a folder", "choose another name")
+    archive = tar_path(out)
+    if archive.is_dir():
+        raise UsageError(f"{archive}, where the archive goes, is a folder", "choose another name")
+    if archive.is_symlink() or (archive.exists() and not _begins_as_bundle(archive)):
+        raise UsageError(f"{archive}, where the archive goes, is not a bundle's", "choose another name")
+
+
+def _begins_as_bundle(archive: Path) -> bool:
+    """Whether the first file in a .tar is a manifest in the archive's one folder."""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            first = tar.next()
+    except (tarfile.TarError, OSError, ValueError, OverflowError):
+        return False
+    _, _, path = ("" if first is None else first.name).partition("/")
+    return path == MANIFEST_FILE
 
 
 def shipped_records(

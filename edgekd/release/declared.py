@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekd.errors import PolicyError, RecipeError, UsageError
+from pydantic import ValidationError
+
+from edgekd.errors import EvidenceError, PolicyError, RecipeError, UsageError
 from edgekd.evidence.run import Run
 from edgekd.files import write_json
 from edgekd.gates.provenance import collected_on
 from edgekd.policy import ProvenanceGate
-from edgekd.provenance.declared import Declaration, parse_declaration, read_texts
+from edgekd.provenance.declared import Declaration, Subject, parse_declaration
 from edgekd.provenance.rules import RULES, Assessment, assess, from_run, resolve
 from edgekd.provenance.terms import load_terms
+from edgekd.recipe_provenance import ProvenanceBlock, load_provenance
 from edgekd.release.paths import portable
-from edgekd.strict_yaml import read_yaml
 
 PROVENANCE_SCHEMA = "edgekd.provenance/1"
 PROVENANCE_FILE = "provenance.json"
@@ -31,7 +34,7 @@ class Settled:
     """Provenance that a bundle states.
 
     Attributes:
-        declaration, assessment: what was declared, and what the rules found of it.
+        declaration, assessment: what was declared, without paths of the machine, and what the rules found of it.
         records: terms records that they rest on, as plain JSON.
         terms: ``{"captured", "sha256"}`` of the table that the records are from.
         given_by: ``run`` where the recipe declared it, ``release`` where a file did at release.
@@ -54,7 +57,7 @@ class Settled:
         """
         return {
             "schema": PROVENANCE_SCHEMA,
-            "declared": portable(self.declaration.to_json()),
+            "declared": self.declaration.to_json(),
             "records": [dict(r) for r in self.records],
             "terms": dict(self.terms),
             "given_by": self.given_by,
@@ -70,21 +73,26 @@ class Settled:
         write_json(folder / PROVENANCE_FILE, self.to_json(met_in))
 
 
-def settle(run_folder: Path, run: Run, policy: Mapping[str, Any], file: Path | None) -> Settled:
+def settle(
+    run_folder: Path, run: Run, policy: Mapping[str, Any], file: Path | None, recipe: Mapping[str, Any]
+) -> Settled:
     """What is declared, judged as of the run's day.
 
     Args:
         policy: of the verdict; its ``provenance.max_age_days`` counts where it has one.
+        recipe: ``recipe.json``; what it declares is what the run must have stored.
         file: ``--provenance``, for a run that declares nothing; its records are resolved now, from this EdgeKD's table.
 
     Raises:
-        PolicyError: nobody declared anything, a finding needs a human, or a text that the file names is not there.
-        RecipeError: a file that is no declaration; UsageError: a file for a run that has one already.
-        InputError: a stored declaration, record or day that is damaged.
+        PolicyError: nobody declared anything, a finding needs a human, or stored records are not the terms table's.
+        RecipeError: a file that is no declaration, or a text that it names cannot be read.
+        UsageError: no such file, or one for a run that declares its provenance already.
+        InputError: a stored declaration, record or day that is damaged, or not what the recipe declares.
     """
     gate = policy.get("provenance")
     asked = ProvenanceGate.model_validate(gate) if isinstance(gate, Mapping) else ProvenanceGate()
     stored = from_run(run.provenance)
+    _check_recipe(run_folder, recipe, None if stored is None else stored[0])
     if stored is not None and file is not None:
         raise UsageError(
             f"{run_folder} declares its provenance already, and --provenance {file} would replace what was judged",
@@ -93,9 +101,10 @@ def settle(run_folder: Path, run: Run, policy: Mapping[str, Any], file: Path | N
     if stored is not None:
         declaration, records = stored
         terms = run.provenance.get("terms")
+        _check_records(run_folder, declaration, records, terms)
         given: Literal["run", "release"] = "run"
     elif file is not None:
-        declaration = _read(file)
+        declaration = _read(run_folder, file)
         table = load_terms()
         records, given = tuple(resolve(declaration, table)), "release"
         terms = {"captured": table.captured, "sha256": table.sha256}
@@ -105,13 +114,18 @@ def settle(run_folder: Path, run: Run, policy: Mapping[str, Any], file: Path | N
             f"declare it in the recipe's `provenance:`, or release with --provenance F.yaml, which holds at least {SHORTEST}",
             rule="provenance-undeclared",
         )
+    # Made portable before it is judged: whatever the bundle tells is told of one declaration.
+    declaration = parse_declaration(portable(declaration.to_json()), str(run_folder))
+    records = tuple(portable(dict(r)) for r in records)
     day = collected_on(run)
-    assessment = assess(declaration, records, as_of=day, policy=asked)
+    assessment = assess(
+        declaration, records, as_of=day, policy=asked, stored_on=day if given == "run" else None
+    )
     for finding in assessment.refusals:
         record = f", record {finding.record}" if finding.record else ""
         raise PolicyError(
             f"{run_folder}: {finding.sentence} (rule {finding.rule}{record})",
-            RULES[finding.rule].todo,
+            RULES[finding.rule].fix,
             rule=finding.rule,
         )
     return Settled(
@@ -120,14 +134,73 @@ def settle(run_folder: Path, run: Run, policy: Mapping[str, Any], file: Path | N
     )  # fmt: skip
 
 
-def _read(file: Path) -> Declaration:
-    import os
+def _read(run_folder: Path, file: Path) -> Declaration:
+    if not file.is_file():
+        raise UsageError(
+            f"{run_folder}: --provenance {file} is not there",
+            f"write it; the least that it holds is {SHORTEST}",
+        )
+    return load_provenance(file, os.environ)
 
-    block, _ = read_yaml(file, os.environ)
-    if set(block) == {"provenance"} and isinstance(block["provenance"], dict):
-        block = block["provenance"]
-    declaration = parse_declaration(block, str(file))
+
+def _check_recipe(run_folder: Path, recipe: Mapping[str, Any], stored: Declaration | None) -> None:
+    """What the recipe declares is what the run stored, its texts apart: they are read when the run is made."""
+    block = recipe.get("provenance")
+    if block is None:
+        return
     try:
-        return read_texts(declaration, file.parent)
-    except RecipeError as e:
-        raise PolicyError(f"{e.what} (rule text-missing)", e.fix, rule="text-missing") from e
+        plain = ProvenanceBlock.model_validate(block).model_dump(mode="json", exclude_defaults=True)
+        declared = parse_declaration(plain, "recipe.json")
+    except (ValidationError, RecipeError) as e:
+        raise EvidenceError(
+            f"{run_folder}/recipe.json declares no valid provenance", "make the run again"
+        ) from e
+    if stored is None or _without_texts(declared) != _without_texts(stored):
+        what = "none" if stored is None else "another"
+        raise EvidenceError(
+            f"{run_folder}/recipe.json declares a provenance, and run.json stores {what}",
+            "make the run again",
+        )
+
+
+def _without_texts(declaration: Declaration) -> Declaration:
+    def bare(subjects: Sequence[Subject]) -> tuple[Subject, ...]:
+        return tuple(replace(s, texts=(), derived_from=bare(s.derived_from)) for s in subjects)
+
+    return replace(declaration, teachers=bare(declaration.teachers), data=bare(declaration.data))
+
+
+def _check_records(
+    run_folder: Path, declaration: Declaration, records: Sequence[Mapping[str, Any]], terms: object
+) -> None:
+    """Stored records are those of the table that they name.
+
+    Those of another table are not at hand: none may be missing that this table finds, and where both hold a record as of
+    one day, both must say the same of training.
+
+    Raises:
+        PolicyError: they are not.
+    """
+    table = load_terms()
+    found = {str(r["id"]): r for r in resolve(declaration, table)}
+    there = {str(r.get("id")): dict(r) for r in records}
+    same_table = isinstance(terms, Mapping) and terms.get("sha256") == table.sha256
+    for name in sorted({*found, *there} if same_table else found):
+        mine, said = found.get(name), there.get(name)
+        if said is None:
+            what = f"lacks the terms record {name}, which this declaration rests on"
+        elif mine is None:
+            what = f"stores the terms record {name}, which this declaration does not rest on"
+        elif mine == said or not (same_table or _contradicts(mine, said)):
+            continue
+        else:
+            what = f"stores another terms record {name} than the terms table that it names"
+        raise PolicyError(
+            f"{run_folder}: run.json {what} (rule records-altered)", "make the run again, with this EdgeKD",
+            rule="records-altered",
+        )  # fmt: skip
+
+
+def _contradicts(mine: Mapping[str, Any], said: Mapping[str, Any]) -> bool:
+    keys = ("train", "commercial", "evidence")
+    return mine["captured"] == said.get("captured") and any(mine[k] != said.get(k) for k in keys)

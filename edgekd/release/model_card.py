@@ -13,13 +13,19 @@ from typing import Any
 from edgekd.files import write_bytes
 from edgekd.provenance.declared import Subject
 from edgekd.provenance.rules import NONE_STATED, OWN, normalised
+from edgekd.release.declared import Settled
 from edgekd.release.model_metrics import Metric, figures_of
-from edgekd.release.paths import portable
 from edgekd.release.story import Story
 from edgekd.report import words
-from edgekd.report.github import escape, table
+from edgekd.report.github import escape, table, verbatim
+from edgekd.report.provenance import waiver_sentence
 
 MODEL_CARD_FILE = "MODEL_CARD.md"
+
+
+def plain(text: str) -> str:
+    """A text of the declaration or the evidence in a file of the bundle: no markup, addresses whole."""
+    return escape(text, linked=True)
 
 
 def write_model_card(story: Story, folder: Path) -> None:
@@ -79,7 +85,7 @@ def render_model_card(story: Story) -> str:
 
     head = yaml.safe_dump(front_matter(story), sort_keys=False, allow_unicode=True, width=10_000)
     parts = [
-        [f"# {escape(story.name)}"],
+        [f"# {plain(story.name)}"],
         _shown(story),
         [_summary(story)],
         ["## Licence", "", *_licence(story)],
@@ -88,7 +94,7 @@ def render_model_card(story: Story) -> str:
         ["## Intended use", "", "Not stated by this release: whoever publishes the model says here what it is for, and what not."],
         ["## What was changed", "", *_changes(story)],
         ["## Files", "", *_files(story)],
-        ["## Not in this bundle", "", *(f"- {escape(s)}" for s in story.missing)] if story.missing else [],
+        ["## Not in this bundle", "", *(f"- {plain(s)}" for s in story.missing)] if story.missing else [],
         _waivers(story),
     ]  # fmt: skip
     body = "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -98,15 +104,15 @@ def render_model_card(story: Story) -> str:
 def _shown(story: Story) -> list[str]:
     """Texts that a licence asks to be shown, word for word."""
     texts = [o.value for o in story.provenance.assessment.obligations if o.kind == "display-text"]
-    return [line for text in dict.fromkeys(texts) for line in (f"> {text}", "")][:-1]
+    return [line for text in dict.fromkeys(texts) for line in (*verbatim(text), "")][:-1]
 
 
 def _summary(story: Story) -> str:
-    teachers = ", ".join(escape(s.name) for s in story.provenance.declaration.teachers)
-    gates = [g for g in story.gates if g.decision == "pass"]
+    teachers = ", ".join(plain(s.name) for s in story.provenance.declaration.teachers)
+    passed = sum(1 for g in story.gates if g.decision == "pass")
     taught = f"A student of {teachers}" if teachers else "A student"
     return (
-        f"{taught} that passed {len(gates)} gates of its release policy. Evidence collected at "
+        f"{taught} that passed {passed} gate{'' if passed == 1 else 's'} of its release policy. Evidence collected at "
         f"{story.run.collected_at}; the verdict is in `verdict.json`, the page to read in `report.html`."
     )
 
@@ -115,13 +121,14 @@ def _licence(story: Story) -> list[str]:
     """Under what terms its knowledge came; the student's own licence is for whoever publishes it to state."""
     own = "The student's own licence is stated by whoever publishes it."
     named = story.provenance.assessment.obligations
-    asked = (
-        f" {len(named)} obligations of those terms are met in this bundle: see [NOTICES.md](NOTICES.md)."
-        if named
-        else ""
+    said = (
+        "1 obligation of those terms is"
+        if len(named) == 1
+        else f"{len(named)} obligations of those terms are"
     )
+    asked = f" {said} met in this bundle: see [NOTICES.md](NOTICES.md)." if named else ""
     return [
-        f"Its knowledge came under: {escape(_licence_name(story.provenance.declaration.subjects))}. {own}{asked}"
+        f"Its knowledge came under: {plain(_licence_name(story.provenance.declaration.subjects))}. {own}{asked}"
     ]
 
 
@@ -130,20 +137,21 @@ def _bases(story: Story) -> list[str]:
     rows = [
         [
             "base model, distilled from" if s.role == "teacher" else "data",
-            escape(s.name) + (f" {escape(s.version)}" if s.version else ""),
-            escape(s.licence or "not stated"),
-            escape(s.access or words.DASH),
-            escape(str(portable(s.source)) or words.DASH),
+            plain(s.name) + (f" {plain(s.version)}" if s.version else ""),
+            plain(s.licence or "not stated"),
+            plain(s.access or words.DASH),
+            plain(s.source or words.DASH),
         ]
         for top in declared.subjects
         for s in top.walk()
     ]
     lines = table(("relation", "name", "licence or terms", "reached by", "source"), rows, left=(1, 2, 3, 4))
     use = "for commercial use" if declared.use == "commercial" else "for research"
+    when = " when it was released, not by its recipe" if story.provenance.given_by == "release" else ""
     return [
         *lines,
         "",
-        f"Declared {use}. Terms asked of those who pass it on are in [NOTICES.md](NOTICES.md).",
+        f"Declared {use}{when}. Terms asked of those who pass it on are in [NOTICES.md](NOTICES.md).",
     ]
 
 
@@ -152,7 +160,7 @@ def _figures(story: Story) -> list[str]:
     if not metrics:
         return ["No gate of what ships has a figure."]
     rows = [
-        [escape(m.label), f"{m.value:.6g}", _bounds(m), _limit(m), words.DASH if m.alone else m.gate.decision]
+        [plain(m.label), f"{m.value:.6g}", _bounds(m), _limit(m), words.DASH if m.alone else m.gate.decision]
         for m in metrics
     ]
     levels = sorted({f"{100 * m.confidence:.4g} %" for m in metrics if m.confidence is not None})
@@ -178,14 +186,14 @@ def _changes(story: Story) -> list[str]:
     lines = []
     if isinstance(distill, dict):
         lines.append(
-            f"- trained as another network by distillation, method {escape(str(distill.get('method', 'not stated')))}"
+            f"- trained as another network by distillation, method {plain(str(distill.get('method', 'not stated')))}"
         )
     for shipped in story.shipped:
         made = shipped.artifact.lineage.get("quantization")
         how = f", {made.get('mode')} quantization" if isinstance(made, dict) and made.get("mode") else ""
-        lines.append(f"- {escape(shipped.name)}: {shipped.artifact.format}, {shipped.artifact.dtype}{how}")
+        lines.append(f"- {plain(shipped.name)}: {shipped.artifact.format}, {shipped.artifact.dtype}{how}")
     asked = [o.value for o in story.provenance.assessment.obligations if o.kind == "state-changes"]
-    return [*lines, *(f"- {text}" for text in dict.fromkeys(asked))]
+    return [*lines, *(line for text in dict.fromkeys(asked) for line in ("", *verbatim(text)))]
 
 
 def _files(story: Story) -> list[str]:
@@ -194,11 +202,10 @@ def _files(story: Story) -> list[str]:
 
 
 def _waivers(story: Story) -> list[str]:
-    waivers = story.provenance.declaration.waivers
-    if not waivers:
-        return []
-    said = [
-        f"- {escape(w.rule)}{f' ({escape(w.subject)})' if w.subject else ''}: {escape(w.by)}, until {w.expires.isoformat()}. {escape(w.reason)}"
-        for w in waivers
-    ]
-    return ["## Waivers", "", *said]
+    said = waiver_lines(story.provenance)
+    return ["## Waivers", "", *said] if said else []
+
+
+def waiver_lines(settled: Settled) -> list[str]:
+    """Who took which rule upon themselves, an entry of a list each."""
+    return [f"- {plain(waiver_sentence(w))}" for w in settled.declaration.waivers]

@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekd.artifact import Artifact, load_artifact
 from edgekd.errors import EvidenceError, PolicyError, UsageError
-from edgekd.files import building
+from edgekd.evidence.run import RUN_FILE, Run, load_run
+from edgekd.files import building, read_json, write_json
+from edgekd.release.declared import PROVENANCE_FILE, PROVENANCE_SCHEMA
 from edgekd.release.manifest import MANIFEST_FILE, MANIFEST_SCHEMA
 from edgekd.release.trust import Trust, read_trust
 from edgekd.release.verify import Verified, verify
@@ -155,14 +157,34 @@ def _selected(folder: Path) -> dict[str, str]:
         ) from e
 
 
+def run_of(bundle: OpenBundle) -> Run:
+    """The run in a bundle, with the provenance that was declared at release where its own index declares none.
+
+    Raises:
+        EvidenceError: a damaged index or provenance.
+    """
+    run = load_run(bundle.folder)
+    stated = bundle.folder / PROVENANCE_FILE
+    if isinstance(run.provenance.get("declared"), dict) or not stated.is_file():
+        return run
+    document = read_json(stated, PROVENANCE_SCHEMA)
+    kept = ("declared", "records", "terms", "given_by")
+    return replace(run, provenance={key: document.get(key) for key in kept})
+
+
 def copy_run(bundle: OpenBundle, out: Path) -> None:
-    """Copy what of a bundle is a run into a folder: it can be judged and reported there."""
+    """Copy what of a bundle is a run, as :func:`run_of` has it, into a folder: it can be judged and reported there."""
     for name in _RUN_PARTS:
         source = bundle.folder / name
         if source.is_dir():
             shutil.copytree(source, out / name)
         elif source.is_file():
             shutil.copyfile(source, out / name)
+    run = run_of(bundle)
+    if run.provenance:
+        index = json.loads((out / RUN_FILE).read_bytes())
+        if index.get("provenance") != run.provenance:
+            write_json(out / RUN_FILE, {**index, "provenance": run.provenance})
 
 
 def is_trusted(path: Path) -> bool:

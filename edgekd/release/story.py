@@ -11,7 +11,7 @@ from edgekd.artifact import Artifact, FileRecord, load_artifact
 from edgekd.errors import EvidenceError
 from edgekd.evidence.run import Run
 from edgekd.files import digest_of, read_json
-from edgekd.gates.verdict import Gate, Verdict
+from edgekd.gates.verdict import PROVENANCE, Gate, Verdict
 from edgekd.model import MODEL_FILE, MODEL_SCHEMA
 from edgekd.release.declared import Settled
 
@@ -103,6 +103,20 @@ class Story:
         return [g for s in self.shipped for g in asked if g.artifact == s.digest] + [
             g for g in asked if not g.artifact
         ]
+
+    @property
+    def attested(self) -> list[Gate]:
+        """The gates, and always provenance: where no gate asked for it, ``release`` did."""
+        if any(g.gate == PROVENANCE for g in self.gates):
+            return self.gates
+        settled = self.provenance.assessment
+        return [
+            *self.gates,
+            Gate(
+                gate=PROVENANCE, decision=settled.decision, metric="terms", against="", artifact="", target="",
+                method="terms table, strictest layer", reason="judged at release",
+            ),
+        ]  # fmt: skip
 
 
 def gather(

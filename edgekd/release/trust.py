@@ -27,8 +27,17 @@ _MAX_KEY_BYTES = 64 << 10
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s+([A-Za-z0-9+/=\s]+?)-----END \1-----")
 #: DER of the algorithm id-ecPublicKey (RFC 5480, 1.2.840.10045.2.1), which stands at the start of such a key.
 _EC_ALGORITHM = bytes.fromhex("06072a8648ce3d0201")
+#: DER of the curves that model-signing signs on (RFC 5480, section 2.1.1.1; secp256k1 of SEC 2, to name it).
+_CURVES = {
+    bytes.fromhex("06082a8648ce3d030107"): "secp256r1",
+    bytes.fromhex("06052b81040022"): "secp384r1",
+    bytes.fromhex("06052b81040023"): "secp521r1",
+    bytes.fromhex("06052b8104000a"): "secp256k1",
+}
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _FINGERPRINT = re.compile(r"(?:sha256:)?([0-9a-f]{64})\Z")
 
+HOW_TO_NAME = "name the signer's public key, on P-256, P-384 or P-521"
 HOW_TO_MAKE = (
     "make a pair: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem && "
     "openssl pkey -in key.pem -pubout -out key.pub"
@@ -85,7 +94,12 @@ def read_public_key(path: Path) -> PublicKey:
         raise UsageError(f"{path} is damaged: its PEM does not decode ({e})", "get the key again") from e
     if kind != "PUBLIC KEY" or _EC_ALGORITHM not in der[:32]:
         what = "a public key of another kind" if kind == "PUBLIC KEY" else f"a {kind}"
-        raise UsageError(f"{path} is {what}, bundles are signed with elliptic-curve keys", HOW_TO_MAKE)
+        raise UsageError(f"{path} is {what}, bundles are signed with elliptic-curve keys", HOW_TO_NAME)
+    curve = next(
+        (name for oid, name in _CURVES.items() if _EC_ALGORITHM + oid in der[:32]), "that is unknown"
+    )
+    if curve not in CURVES:
+        raise UsageError(f"{path} is a key on the curve {curve}, bundles are signed on others", HOW_TO_NAME)
     body = "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64))
     pem = f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n".encode()
     return PublicKey(path=path, pem=pem, fingerprint=hashlib.sha256(pem).hexdigest())
@@ -106,9 +120,10 @@ def read_revoked(path: Path) -> dict[str, str]:
         ) from e
     revoked: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        first, _, rest = line.partition("#")[0].strip().partition(" ")
-        if not first:
+        words = line.partition("#")[0].split(None, 1)
+        if not words:
             continue
+        first, rest = words[0], words[1] if len(words) > 1 else ""
         match = _FINGERPRINT.match(first.lower())
         if match is None:
             raise UsageError(
@@ -129,7 +144,8 @@ def trusted_folder(environ: Mapping[str, str]) -> Path | None:
     if named is not None:
         if named and not Path(named).is_dir():
             raise UsageError(
-                f"{TRUSTED_VARIABLE} names {named}, which is no folder", "put public keys (*.pem) there"
+                f"{TRUSTED_VARIABLE} names {named}, which is no folder",
+                "put public keys (*.pem, *.pub) there",
             )
         return Path(named) if named else None
     base = environ.get("XDG_CONFIG_HOME")
@@ -151,11 +167,17 @@ def read_trust(
         revoked: a list of revoked keys; that of ``EDGEKD_REVOKED_KEYS`` counts as well.
 
     Raises:
-        UsageError: a key or list that is missing or none.
+        UsageError: a key or list that is missing or none, or a folder without any: it would ask nothing.
     """
     paths = list(keys)
     if not paths and (folder := trusted_folder(environ)) is not None:
-        paths = sorted(p for p in folder.iterdir() if p.suffix in (".pem", ".pub"))
+        inside = sorted(folder.iterdir())
+        paths = [p for p in inside if p.suffix.lower() in (".pem", ".pub")]
+        if not paths and (inside or environ.get(TRUSTED_VARIABLE)):
+            raise UsageError(
+                f"{folder}, the folder of trusted keys, holds no public key (*.pem, *.pub)",
+                f"put the keys there that you trust, or trust none: {TRUSTED_VARIABLE}=",
+            )
     lists = [p for p in (environ.get(REVOKED_VARIABLE), revoked) if p]
     gone: dict[str, str] = {}
     for path in lists:

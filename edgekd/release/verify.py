@@ -16,14 +16,17 @@ from typing import Any
 
 from edgekd.errors import EvidenceError, InputError, PolicyError
 from edgekd.release.manifest import MANIFEST_FILE
+from edgekd.release.tar import top_folder
 from edgekd.release.trust import Trust
+from edgekd.release.verify_decision import RUN_FILE
 from edgekd.release.verify_files import FoundFile, check_layout, scan_tar, walk_folder
 from edgekd.release.verify_manifest import compare_files, read_manifest, signed_hashes
 from edgekd.release.verify_problem import Problem, printable
 from edgekd.release.verify_signature import SIGNATURE_FILE, Signature, check_key, read_signature
-from edgekd.release.verify_story import RUN_FILE, check_supply, check_verdict
+from edgekd.release.verify_statements import PROVENANCE_FILE
+from edgekd.release.verify_story import SUPPLY_FILES, check_downgrade, check_supply, check_verdict, has_supply
 
-PROVENANCE_FILE = "provenance.json"
+RECIPE_FILE = "recipe.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class Verified:
         files: how many, with the manifest and without the signature.
         digest: of the manifest: names the content, whoever signed it.
         signature: who signed, and the trusted key that it was checked with; None where nobody did.
-        warnings: what expired since, a sentence each.
+        warnings: what expired since, what was not checked and what is not stated, a sentence each.
     """
 
     name: str
@@ -97,21 +100,32 @@ def verify(
             first[0].rule,
         )
     manifest = found.manifest
-    warnings: list[str] = []
-    if found.terms is not None:
-        from edgekd.release.verify_terms import later_expiry
-
-        day = today or datetime.now(timezone.utc).date()
-        warnings = [printable(w) for w in later_expiry(found.terms, day)] if as_of is None else []
+    warnings = _warnings(found, as_of, today or datetime.now(timezone.utc).date())
     return Verified(
-        name=str(manifest["name"]),
-        decision=str(manifest["decision"]),
-        edgekd=str(manifest["edgekd"]),
+        name=printable(str(manifest["name"])),
+        decision=printable(str(manifest["decision"])),
+        edgekd=printable(str(manifest["edgekd"])),
         files=len(manifest["files"]) + 1,
         digest=str(manifest["digest"]),
         signature=found.signature,
-        warnings=tuple(warnings),
+        warnings=tuple(map(printable, warnings)),
     )
+
+
+def _warnings(found: _Found, as_of: date | None, today: date) -> list[str]:
+    if found.terms is None:
+        return [f"{PROVENANCE_FILE} is missing: the bundle states no provenance, as the first ones did not"]
+    from edgekd.release.verify_terms import later_expiry, not_yet
+
+    said = []
+    if found.signature is None or found.signature.key is None:
+        # It is signed, or it would have been refused; by whom is not known.
+        said = [
+            f"{PROVENANCE_FILE}: waiver of {w.rule} by {w.by}: the signature was not checked; give --key"
+            for w in found.terms.declaration.waivers
+        ]
+    said += not_yet(found.terms, today)
+    return said + (later_expiry(found.terms, today) if as_of is None else [])
 
 
 _FIXES = {
@@ -148,6 +162,10 @@ def _examine(bundle: Path, trust: Trust, as_of: date | None) -> _Found:
         raise EvidenceError(f"{bundle} does not exist", "name a bundle folder or its .tar")
     try:
         files, problems, top = (*walk_folder(bundle), "") if bundle.is_dir() else scan_tar(bundle)
+        if not _is_bundle(bundle, files, problems):
+            raise EvidenceError(
+                f"{bundle} is no bundle: it holds no {MANIFEST_FILE}", "name a bundle folder or its .tar"
+            )
         if MANIFEST_FILE in files:
             found = _compare(bundle, files, problems, top, trust, as_of)
         else:
@@ -160,6 +178,14 @@ def _examine(bundle: Path, trust: Trust, as_of: date | None) -> _Found:
         ) from e
     plain = [Problem(printable(p.path), printable(p.text), p.rule) for p in found.problems]
     return _Found(problems=plain, manifest=found.manifest, signature=found.signature, terms=found.terms)
+
+
+def _is_bundle(bundle: Path, files: Mapping[str, FoundFile], problems: list[Problem]) -> bool:
+    """Whether it is one, however damaged: another file, or a run, is not as released because nobody released it."""
+    if bundle.is_file():
+        return bundle.suffix == ".tar" or MANIFEST_FILE in files
+    there = {MANIFEST_FILE, SIGNATURE_FILE, *SUPPLY_FILES}
+    return has_supply(files) or not there.isdisjoint([*files, *(p.path for p in problems)])
 
 
 def _compare(
@@ -194,6 +220,10 @@ def _compare(
         problems, terms = _tell_story(bundle, files, listed, manifest, as_of)
     if not problems and not bundle.is_dir():
         last = [SIGNATURE_FILE] if SIGNATURE_FILE in files else []
+        if top != (asked := top_folder(str(manifest["name"]))):
+            text = f"{top}: the folder in the archive is called {asked} where it is released"
+            problems = [Problem(top, text, "bundle-archive")]
+    if not problems and not bundle.is_dir():
         problems = check_layout(bundle, [MANIFEST_FILE, *sorted(listed), *last], files, top)
     return _Found(problems=problems, manifest=manifest, signature=signature, terms=terms)
 
@@ -210,29 +240,43 @@ def _tell_story(
     def read(path: str) -> bytes | None:
         return files[path].read() if path in listed else None
 
-    problems, verdict = check_verdict(read, listed, str(manifest["decision"]))
-    problems += check_supply(read, listed, manifest, verdict)
+    run, recipe = _object(read(RUN_FILE)), _object(read(RECIPE_FILE))
+    for path, value in ((RUN_FILE, run), (RECIPE_FILE, recipe)):
+        if value is None and (path in listed or path == RUN_FILE):
+            return [Problem(path, f"{path} is missing or damaged", "bundle-verdict")], None
+    problems, verdict = check_verdict(read, listed, manifest, run or {})
+    if problems:
+        return problems, None
+    problems = check_supply(read, listed, manifest, verdict)
+    if any(p.rule == "bundle-file" for p in problems):
+        return problems, None  # what is missing comes before what others say of it
+    signed = SIGNATURE_FILE in files
     if PROVENANCE_FILE not in listed:
+        if not problems:
+            problems = check_downgrade(str(manifest["edgekd"]), run or {}, verdict, recipe, signed=signed)
         return problems, None
     from edgekd.release.verify_terms import check_terms, read_terms
 
     terms, more = read_terms(bundle, read(PROVENANCE_FILE) or b"")
-    problems += more
     if terms is not None:
-        try:
-            run = dict(json.loads(read(RUN_FILE) or b""))
-        except (ValueError, TypeError, RecursionError):
-            return [
-                *problems,
-                Problem(RUN_FILE, f"{RUN_FILE} is missing or damaged", "bundle-provenance"),
-            ], None
-        problems += check_terms(
+        more += check_terms(
             terms,
             name=str(manifest["name"]),
-            run=run,
+            run=run or {},
             verdict=verdict,
+            recipe=recipe,
             read=read,
-            signed=SIGNATURE_FILE in files,
+            signed=signed,
             as_of=as_of,
         )
-    return problems, terms
+    # A document that declares otherwise contradicts the bill of materials too: it is named first.
+    return [*more, *problems], terms
+
+
+def _object(raw: bytes | None) -> dict[str, Any] | None:
+    """A JSON object; None where it is missing or none."""
+    try:
+        value = json.loads(raw or b"")
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def read_manifest(bundle: Path, raw: bytes) -> tuple[list[Problem], dict[str, An
     said = [manifest.get(k) for k in ("name", "decision", "edgekd")]
     if not isinstance(files, list) or not all(isinstance(text, str) for text in said):
         return refused("is not whole")
+    if any(unicodedata.category(c) == "Cc" for text in said for c in str(text)):
+        return refused("holds control characters in its name, decision or version")
     problems: list[str] = []
     paths = []
     for entry in files:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 
 from edgekd.lazy import require
 from edgekd.release.manifest import MANIFEST_FILE
-from edgekd.release.trust import PublicKey, Trust
+from edgekd.release.trust import CURVES, HOW_TO_NAME, PublicKey, Trust
 from edgekd.release.verify_problem import Problem
 
 SIGNATURE_FILE = "model.sig"
+
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 # Sigstore protobuf-specs, in-toto attestation and model-signing 1.0 name these.
 _BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -76,7 +79,7 @@ def read_signature(raw: bytes, listed: Mapping[str, str]) -> tuple[Signature | N
         keyless = "certificate" in material or "x509CertificateChain" in material
         hint = "" if keyless else material["publicKey"]["hint"]
         free = {**value, "verificationMaterial": None} if keyless else value
-        if not keyless and (not isinstance(hint, str) or len(hint) != 64):
+        if not keyless and (not isinstance(hint, str) or _FINGERPRINT.fullmatch(hint) is None):
             return _problem("names no key")
         if free != _plain(None if keyless else hint, envelope["payload"], envelope["signatures"][0]["sig"]):
             return _problem("holds more or other than one signature of model-signing 1.0")
@@ -214,6 +217,6 @@ def load_public(path: Path, pem: bytes) -> Any:
         curve = str(public.curve.name)
     except (ValueError, AttributeError, exceptions.UnsupportedAlgorithm) as e:
         raise UsageError(f"key {path} is damaged ({e})", "get the public key again") from e
-    if curve not in ("secp256r1", "secp384r1", "secp521r1"):
-        raise UsageError(f"key {path} is on the curve {curve}", "expected P-256, P-384 or P-521")
+    if curve not in CURVES:
+        raise UsageError(f"key {path} is on the curve {curve}", HOW_TO_NAME)
     return public

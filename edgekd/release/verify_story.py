@@ -2,59 +2,69 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from edgekd.files import canonical_json
 from edgekd.release.manifest import MANIFEST_FILE
+from edgekd.release.paths import portable
+from edgekd.release.verify_decision import RUN_FILE, check_decision
 from edgekd.release.verify_problem import Problem
+from edgekd.release.verify_statements import (
+    ATTESTATIONS_FOLDER,
+    PROVENANCE_FILE,
+    VERDICT_FILE,
+    check_statements,
+    shipped_files,
+)
 
-VERDICT_FILE = "verdict.json"
-RUN_FILE = "run.json"
 BOM_FILE = "bom.cdx.json"
-ATTESTATIONS_FOLDER = "attestations/"
-ATTESTATION_ENDING = ".intoto.json"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 
 #: A bundle that has one of these has them all; the first bundles had none.
-SUPPLY_FILES = ("provenance.json", BOM_FILE, "MODEL_CARD.md", "NOTICES.md")
+SUPPLY_FILES = (PROVENANCE_FILE, BOM_FILE, "MODEL_CARD.md", "NOTICES.md")
 
 
 def check_verdict(
-    read: Callable[[str], bytes | None], listed: Mapping[str, str], decision: str
+    read: Callable[[str], bytes | None],
+    listed: Mapping[str, str],
+    manifest: Mapping[str, Any],
+    run: Mapping[str, Any],
 ) -> tuple[list[Problem], dict[str, Any]]:
-    """The verdict must say what the manifest says, of the evidence that is here.
+    """The verdict must say what the manifest says, of this run, of what ships, and of the evidence that is here.
 
     Args:
-        read: a file of the bundle; listed: path -> sha256; decision: the manifest's.
+        read: a file of the bundle; listed: path -> sha256; run: ``run.json``.
 
     Returns:
-        The problems, and the verdict.
+        The problems, and the verdict where there are none.
     """
-
-    def refused(path: str, text: str) -> tuple[list[Problem], dict[str, Any]]:
-        return [Problem(path, text, "bundle-verdict")], {}
-
-    raw = read(VERDICT_FILE)
+    raw, decision = read(VERDICT_FILE), manifest["decision"]
     if raw is None:
-        return refused(VERDICT_FILE, f"{VERDICT_FILE} is missing")
+        return [_wrong(VERDICT_FILE, f"{VERDICT_FILE} is missing")], {}
     try:
-        verdict = json.loads(raw)
+        verdict = dict(json.loads(raw))
         found, evidence = verdict["decision"], dict(verdict["evidence"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return refused(VERDICT_FILE, f"{VERDICT_FILE} is not a verdict")
-    if found != decision:
-        return refused(VERDICT_FILE, f"{VERDICT_FILE} says {found!r}, the manifest {decision!r}")
-    if found != "pass":
-        return refused(VERDICT_FILE, f"{VERDICT_FILE} says {found!r}: such a run is not released")
-    for path, digest in sorted(evidence.items()):
-        if path not in listed:
-            return refused(path, f"{path} is missing, on which the verdict rests")
-        if f"sha256:{listed[path]}" != digest:
-            return refused(path, f"{path} is not the evidence on which the verdict rests")
-    return [], verdict
+        if found != decision:
+            said = f"{VERDICT_FILE} says {found!r}, the manifest {decision!r}"
+            return [_wrong(VERDICT_FILE, said)], {}
+        if found != "pass":
+            return [_wrong(VERDICT_FILE, f"{VERDICT_FILE} says {found!r}: such a run is not released")], {}
+        for path, digest in sorted(evidence.items()):
+            if path not in listed:
+                return [_wrong(path, f"{path} is missing, on which the verdict rests")], {}
+            if f"sha256:{listed[path]}" != digest:
+                return [_wrong(path, f"{path} is not the evidence on which the verdict rests")], {}
+        problems = check_decision(verdict, run, list(shipped_files(read, listed)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return [_wrong(VERDICT_FILE, f"{VERDICT_FILE} is not a verdict of {RUN_FILE}")], {}
+    if run["name"] != manifest["name"]:
+        text = f"{MANIFEST_FILE} calls it {manifest['name'][:80]!r}, {RUN_FILE} {str(run['name'])[:80]!r}"
+        return [Problem(MANIFEST_FILE, text, "bundle-manifest")], {}
+    return problems, {} if problems else verdict
+
+
+def _wrong(path: str, text: str) -> Problem:
+    return Problem(path, text, "bundle-verdict")
 
 
 def check_supply(
@@ -66,8 +76,8 @@ def check_supply(
     """Bill of materials and attestations, in bundles that have them."""
     statements = sorted(p for p in listed if p.startswith(ATTESTATIONS_FOLDER))
     said = (manifest.get("attestations") or [], manifest.get("bom"))
-    if not statements and said == ([], None) and not any(name in listed for name in SUPPLY_FILES):
-        return []  # released before there were any
+    if not has_supply(listed) and said == ([], None):
+        return []  # released before there were any, if check_downgrade finds no trace of them
     if said != (statements, BOM_FILE):
         text = f"{MANIFEST_FILE} names other attestations or another bill of materials than it lists"
         return [Problem(MANIFEST_FILE, text, "bundle-manifest")]
@@ -78,7 +88,42 @@ def check_supply(
     ]
     if BOM_FILE in listed:
         problems += _check_bom(read, listed)
-    return problems + _check_statements(read, listed, statements, verdict)
+    return problems + check_statements(read, listed, verdict)
+
+
+def has_supply(paths: Collection[str]) -> bool:
+    """Whether files of a bundle hold one of the documents that came after the first bundles."""
+    return any(p in SUPPLY_FILES or p.startswith((ATTESTATIONS_FOLDER, "notices/")) for p in paths)
+
+
+def check_downgrade(
+    edgekd: str, run: Mapping[str, Any], verdict: Mapping[str, Any], recipe: object, *, signed: bool
+) -> list[Problem]:
+    """A bundle without provenance must be of the one version that wrote none, and must not have had it.
+
+    Whoever removes every trace makes such a bundle: without a key that is a warning, with one it is refused.
+
+    Args:
+        edgekd: version of the manifest; recipe: ``recipe.json``, None where there is none; signed: it has a ``model.sig``.
+    """
+    traces = {
+        f"it is of EdgeKD {edgekd}, whose bundles have it": not _is_first(edgekd),
+        "it is signed, and signed bundles have it": signed,
+        f"{RUN_FILE} declares one": bool(run.get("provenance")),
+        f"the policy of {VERDICT_FILE} asks for it": "provenance" in verdict.get("policy", {}),
+        "recipe.json declares one": isinstance(recipe, Mapping) and bool(recipe.get("provenance")),
+    }
+    return [
+        Problem(PROVENANCE_FILE, f"{PROVENANCE_FILE} is missing: {why}", "bundle-provenance")
+        for why, there in traces.items()
+        if there
+    ]
+
+
+def _is_first(version: str) -> bool:
+    """0.1.0, or what was developed before it."""
+    numbers = version.split("+")[0].split(".")[:3]
+    return len(numbers) == 3 and numbers[:2] in (["0", "0"], ["0", "1"]) and numbers[2].startswith("0")
 
 
 def _check_bom(read: Callable[[str], bytes | None], listed: Mapping[str, str]) -> list[Problem]:
@@ -90,8 +135,12 @@ def _check_bom(read: Callable[[str], bytes | None], listed: Mapping[str, str]) -
         if bom["bomFormat"] != "CycloneDX":
             return refused("is no CycloneDX document")
         hashed = dict(_hashed_files(bom))
+        said = _subjects_of(bom)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return refused("is not whole")
+    for role, declared in _declared_subjects(read(PROVENANCE_FILE)).items():
+        if said[role] != declared:
+            return refused(f"names another {role}, or other licences, than {PROVENANCE_FILE} declares")
     for path, digest in sorted(hashed.items()):
         if path not in listed:
             return refused(f"lists {path}, which is not in the bundle")
@@ -122,99 +171,39 @@ def _hashed_files(node: Any) -> Iterator[tuple[str, str]]:
                 yield from _hashed_files(value)
 
 
-def _check_statements(
-    read: Callable[[str], bytes | None],
-    listed: Mapping[str, str],
-    statements: list[str],
-    verdict: Mapping[str, Any],
-) -> list[Problem]:
-    problems: list[Problem] = []
-    built: set[str] = set()
-    results: dict[str, str] = {}
-    policy = hashlib.sha256(canonical_json(verdict.get("policy", {}))).hexdigest()
-    for path in statements:
-
-        def refused(text: str, path: str = path) -> None:
-            problems.append(Problem(path, f"{path} {text}", "bundle-attestation"))
-
-        try:
-            statement = json.loads(read(path) or b"")
-            kinds = (statement["_type"], str(statement["predicateType"]))
-            subjects = [(str(s["name"]), str(s["digest"]["sha256"])) for s in statement["subject"]]
-            tested = dict(_results(statement["predicate"])) if "test-result" in kinds[1] else {}
-            judged_by = (
-                [str(c["digest"]["sha256"]) for c in statement["predicate"]["configuration"]]
-                if tested
-                else []
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            refused("is no in-toto statement")
-            continue
-        if kinds[0] != STATEMENT_TYPE or not subjects:
-            refused("is no in-toto Statement v1 with a subject")
-            continue
-        for name, digest in subjects:
-            if name not in listed:
-                refused(f"is of {name}, which is not in the bundle")
-            elif listed[name] != digest:
-                refused(f"is of another {name}: its subject has another SHA-256 than the file")
-            elif "slsa" in kinds[1]:
-                built.add(name)
-        if tested and judged_by != [policy]:
-            refused("is of another policy than the verdict's")
-        for name, result in tested.items():
-            if results.setdefault(name, result) != result:
-                refused(f"contradicts another about {name}")
-    for path in sorted(listed):
-        if path.startswith("artifacts/") and not path.endswith("/artifact.json") and path not in built:
-            problems.append(
-                Problem(path, f"{path} has no attestation of how it was made", "bundle-attestation")
-            )
-    shipped = [
-        _digest_of(read, p)
-        for p in sorted(listed)
-        if p.startswith("artifacts/") and p.endswith("/artifact.json")
-    ]
-    return problems + _check_results(results, verdict, shipped)
+def _subjects_of(bom: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Role -> (name, licence, what it derives from) of the teachers and data sets in a bill of materials."""
+    student = bom["metadata"]["component"]
+    return {
+        "teacher": _ancestry((student.get("pedigree") or {}).get("ancestors") or []),
+        "data": _ancestry([c for c in bom.get("components") or [] if c["type"] == "data"]),
+    }
 
 
-def _digest_of(read: Callable[[str], bytes | None], path: str) -> str:
+def _ancestry(components: list[Mapping[str, Any]]) -> list[Any]:
+    found = []
+    for component in components:
+        licences = [p["value"] for p in component.get("properties") or [] if p["name"] == "edgekd:licence"]
+        above = (component.get("pedigree") or {}).get("ancestors") or []
+        found.append((_plain(component["name"]), _plain("".join(licences)), _ancestry(above)))
+    return sorted(found)
+
+
+def _plain(text: object) -> str:
+    return str(portable(text))
+
+
+def _declared_subjects(raw: bytes | None) -> dict[str, list[Any]]:
+    """The same of ``provenance.json``; nothing where it is damaged, which is said elsewhere."""
+
+    def tree(subjects: list[Mapping[str, Any]]) -> list[Any]:
+        return sorted(
+            (_plain(s["name"]), _plain(s.get("licence", "")), tree(s.get("derived_from", [])))
+            for s in subjects
+        )
+
     try:
-        return str(json.loads(read(path) or b"")["digest"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
-
-
-def _results(predicate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(gate, ``pass`` or ``fail``) of a Test Result v0.1."""
-    for key, result in (("passedTests", "pass"), ("warnedTests", "pass"), ("failedTests", "fail")):
-        yield from ((str(name), result) for name in predicate.get(key, ()))
-
-
-def result_name(gate: Mapping[str, Any]) -> str:
-    """What a gate's test result calls it: unlike any other gate's of the verdict."""
-    what = ", ".join(filter(None, (gate.get("metric"), gate.get("unit"))))
-    parts = (
-        gate.get("gate"), gate.get("slice"), what and f"({what})", gate.get("against") and f"against {gate['against']}",
-        gate.get("target") and f"on {gate['target']}",
-    )  # fmt: skip
-    return " ".join(str(part) for part in parts if part)
-
-
-def _check_results(
-    results: Mapping[str, str], verdict: Mapping[str, Any], shipped: Collection[str]
-) -> list[Problem]:
-    """Each gate of what ships has its test result, which says the same; what was not run has none."""
-    problems = []
-    for gate in verdict.get("gates", ()):
-        if gate.get("decision") == "not_run" or (gate.get("artifact") and gate["artifact"] not in shipped):
-            continue
-        name = result_name(gate)
-        said, found = results.get(name), "pass" if gate.get("decision") == "pass" else "fail"
-        if said is None:
-            text = f"{ATTESTATIONS_FOLDER} holds no test result of the gate {name}"
-            problems.append(Problem(ATTESTATIONS_FOLDER, text, "bundle-attestation"))
-        elif said != found:
-            text = f"{VERDICT_FILE} says {found!r} of the gate {name}, its attestation {said!r}"
-            problems.append(Problem(VERDICT_FILE, text, "bundle-attestation"))
-    return problems
+        declared = json.loads(raw or b"")["declared"]
+        return {role: tree(declared[role]) for role in ("teacher", "data")}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,21 @@ from edgekd.release.verify_problem import Problem
 from edgekd.release.verify_signature import SIGNATURE_FILE
 
 PROVENANCE_FILE = "provenance.json"
+RECIPE_FILE = "recipe.json"
 PROVENANCE_SCHEMA = "edgekd.provenance/1"
 
 #: Obligations whose words must stand in the files that meet them.
 _IN_WORDS = ("name-prefix", "display-text", "notice-file", "pass-on-terms", "state-changes")
+#: Where readers look: each kind's own place is among the files that meet it.
+_PLACES: Mapping[str, tuple[str, ...]] = {
+    "name-prefix": ("MODEL_CARD.md",),
+    "display-text": ("MODEL_CARD.md", "NOTICES.md"),
+    "notice-file": ("notices/",),
+    "licence-text": ("notices/",),
+    "pass-on-terms": ("NOTICES.md",),
+    "state-changes": ("MODEL_CARD.md",),
+}
+_MAY_MEET = ("MODEL_CARD.md", "NOTICES.md", "notices/")
 #: Findings that a later day alone can bring.
 _BY_TIME = {"record-stale": "bundle-record"}
 
@@ -60,6 +71,16 @@ class Terms:
         return assess(
             self.declaration, self.records, as_of=day, policy=_Policy(max_age_days=self.max_age_days)
         )
+
+    def captured(self) -> list[tuple[str, date]]:
+        """Id and day of each record that states one."""
+        found = []
+        for record in self.records:
+            try:
+                found.append((str(record.get("id")), date.fromisoformat(str(record["captured"]))))
+            except (KeyError, ValueError):
+                continue
+        return found
 
 
 def read_terms(bundle: Path, raw: bytes) -> tuple[Terms | None, list[Problem]]:
@@ -111,6 +132,7 @@ def check_terms(
     name: str,
     run: Mapping[str, Any],
     verdict: Mapping[str, Any],
+    recipe: object,
     read: Callable[[str], bytes | None],
     signed: bool,
     as_of: date | None,
@@ -119,12 +141,12 @@ def check_terms(
 
     Args:
         name: of the release.
-        run, verdict: ``run.json`` and ``verdict.json``.
+        run, verdict, recipe: ``run.json``, ``verdict.json``, and ``recipe.json`` or None.
         read: a file of the bundle by its path; None where it is not there.
         signed: whether there is a ``model.sig``.
         as_of: a day to judge by instead of that of the evidence.
     """
-    problems = _same_story(terms, run, verdict)
+    problems = _same_story(terms, run, verdict, recipe)
     assessment = terms.assess(terms.collected)
     problems += [_refusal(f, terms.collected) for f in assessment.refusals]
     if as_of is not None and as_of != terms.collected:
@@ -154,15 +176,11 @@ def _refusal(finding: Finding, day: date) -> Problem:
 def later_expiry(terms: Terms, today: date) -> list[str]:
     """What has expired since the evidence was collected, a sentence each: warnings."""
     said = []
-    for record in terms.records:
-        try:
-            captured = date.fromisoformat(str(record["captured"]))
-        except (KeyError, ValueError):
-            continue
+    for record, captured in terms.captured():
         age, then = (today - captured).days, (terms.collected - captured).days
         if age > terms.max_age_days >= then:
             said.append(
-                f"{PROVENANCE_FILE}: the terms record {record.get('id')} is {age} days old today (limit "
+                f"{PROVENANCE_FILE}: the terms record {record} is {age} days old today (limit "
                 f"{terms.max_age_days}), it was {then} when the evidence was collected"
             )
     for waiver in terms.declaration.waivers:
@@ -173,7 +191,22 @@ def later_expiry(terms: Terms, today: date) -> list[str]:
     return said
 
 
-def _same_story(terms: Terms, run: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[Problem]:
+def not_yet(terms: Terms, today: date) -> list[str]:
+    """Days that have not come, by a clock that was wrong or a hand: warnings. One day more, as it is tomorrow elsewhere."""
+    said = [
+        ("the evidence", terms.collected),
+        *((f"the terms record {r}", day) for r, day in terms.captured()),
+    ]
+    return [
+        f"{PROVENANCE_FILE}: {what} is of {day}, which is not yet"
+        for what, day in said
+        if day > today + timedelta(days=1)
+    ]
+
+
+def _same_story(
+    terms: Terms, run: Mapping[str, Any], verdict: Mapping[str, Any], recipe: object
+) -> list[Problem]:
     """The document must be of this run and of its policy."""
     problems = []
     if not str(run.get("collected_at", "")).startswith(terms.collected.isoformat()):
@@ -181,10 +214,17 @@ def _same_story(terms: Terms, run: Mapping[str, Any], verdict: Mapping[str, Any]
             _problem(f"is as of {terms.collected}, run.json was collected at {run.get('collected_at')}")
         )
     stored = run.get("provenance")
-    if isinstance(stored, Mapping) and terms.document.get("given_by") == "run":
-        for key in ("declared", "records", "terms"):
-            if key in stored and portable(stored[key]) != portable(terms.document.get(key)):
-                problems.append(_problem(f"has other {key} than run.json"))
+    stored = stored if isinstance(stored, Mapping) and stored.get("declared") is not None else None
+    given = "release" if stored is None else "run"
+    if terms.document.get("given_by") != given:
+        said = terms.document.get("given_by")
+        problems.append(_problem(f"is given by {said!r}, and by run.json it is by the {given}"))
+    for key in ("declared", "records", "terms") if stored is not None else ():
+        if portable((stored or {}).get(key)) != portable(terms.document.get(key)):
+            problems.append(_problem(f"has other {key} than run.json"))
+    block = recipe.get("provenance") if isinstance(recipe, Mapping) else None
+    if block is not None and _without_texts(block) != _without_texts(terms.document.get("declared")):
+        problems.append(_problem(f"declares otherwise than {RECIPE_FILE}"))
     policy = verdict.get("policy")
     gate = policy.get("provenance") if isinstance(policy, Mapping) else None
     if isinstance(gate, Mapping) and gate.get("max_age_days", terms.max_age_days) != terms.max_age_days:
@@ -192,6 +232,20 @@ def _same_story(terms: Terms, run: Mapping[str, Any], verdict: Mapping[str, Any]
             _problem(f"allows records of {terms.max_age_days} days, the policy {gate['max_age_days']}")
         )
     return problems
+
+
+def _without_texts(block: object) -> object:
+    """A declaration in its one form, without licence texts, which a recipe names and does not hold; None: it is none."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: bare(v) for k, v in value.items() if k not in ("licence_file", "notice_file")}
+        return [bare(v) for v in value] if isinstance(value, list) else value
+
+    try:
+        return portable(parse_declaration(bare(block), RECIPE_FILE).to_json())
+    except (InputError, TypeError, AttributeError):
+        return None
 
 
 def _check_obligations(
@@ -202,9 +256,9 @@ def _check_obligations(
     if not isinstance(listed, list) or not all(isinstance(o, Mapping) for o in listed):
         return [_problem("lists no obligations", "bundle-obligation")]
     problems = []
-    licences = {
-        t.sha256 for top in terms.declaration.subjects for s in top.walk() for t in s.texts_of("licence")
-    }
+    licences: dict[str, set[str]] = {}
+    for subject in (s for top in terms.declaration.subjects for s in top.walk()):
+        licences.setdefault(subject.name, set()).update(t.sha256 for t in subject.texts_of("licence"))
     asked = {o.id: o for o in assessment.obligations}
     there = {str(o.get("id")): o for o in listed}
     if len(there) != len(listed):
@@ -224,8 +278,28 @@ def _check_obligations(
                     f"asks a name that begins {wanted.value!r}, this is {release!r}", "bundle-obligation"
                 )
             )
-        problems += _check_met(wanted, entry.get("met_in"), licences, read)
-    return problems
+        problems += _check_met(wanted, entry.get("met_in"), licences.get(wanted.subject, set()), read)
+    return problems + _check_each_text(asked.values(), there, read)
+
+
+def _check_each_text(
+    asked: Iterable[Obligation], there: Mapping[str, Mapping[str, Any]], read: Callable[[str], bytes | None]
+) -> list[Problem]:
+    """One text cannot be two licences: those of one subject are met in as many different texts."""
+    texts: dict[str, list[set[str]]] = {}
+    for obligation in (o for o in asked if o.kind == "licence-text"):
+        met_in = there.get(obligation.id, {}).get("met_in")
+        paths = map(str, met_in) if isinstance(met_in, list) else ()
+        found = {hashlib.sha256(read(p) or b"").hexdigest() for p in paths}
+        texts.setdefault(obligation.subject, []).append(found)
+    return [
+        _problem(
+            f"owes {len(found)} licence texts for {subject}, and {len(set().union(*found))} are there",
+            "bundle-obligation",
+        )
+        for subject, found in texts.items()
+        if len(set().union(*found)) < len(found)
+    ]
 
 
 def _check_met(
@@ -235,9 +309,16 @@ def _check_met(
     if not isinstance(met_in, list) or not met_in:
         return [_problem(f"says of the obligation {name} nowhere how it is met", "bundle-obligation")]
     problems = []
-    for path in map(str, met_in):
+    paths = list(map(str, met_in))
+    for place in _PLACES[kind]:
+        if not any(path == place or (place.endswith("/") and path.startswith(place)) for path in paths):
+            text = f"{PROVENANCE_FILE} meets the obligation {name} in {', '.join(paths)[:200]}, and not in {place}"
+            problems.append(Problem(PROVENANCE_FILE, text, "bundle-obligation"))
+    for path in paths:
         data = read(path)
-        if data is None:
+        if not path.startswith(_MAY_MEET) and not (kind == "name-prefix" and path == "run.json"):
+            text = f"{path} is no place to meet the obligation {name}"
+        elif data is None:
             text = f"{path} is missing, which meets the obligation {name}"
         elif not data.strip():
             text = f"{path} is empty, and should meet the obligation {name}"

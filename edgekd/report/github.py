@@ -16,12 +16,25 @@ _LINKED = re.compile(r"(@|#(?=\d)|GH-(?=\d)|:(?=//)|www(?=\.)|:(?=(?:100|1234|[\
 _OPENS = re.compile(r"^(?:([-+])(?= |$)|(#{1,6})(?= |$)|(\d+)(?=[.)](?: |$)))")
 
 
-def escape(text: str) -> str:
-    """One line of text from evidence, safe anywhere in a line, also in a table cell."""
+def escape(text: str, *, linked: bool = False) -> str:
+    """One line of text from evidence, safe anywhere in a line, also in a table cell.
+
+    Args:
+        linked: leave addresses and mentions as they are, for a file of its own: nobody is called by it.
+    """
     kept = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     kept = kept.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    kept = _LINKED.sub(rf"\1{_BREAK}", _MARKUP.sub(r"\\\1", kept))
+    kept = _MARKUP.sub(r"\\\1", kept)
+    kept = kept if linked else _LINKED.sub(rf"\1{_BREAK}", kept)
     return _OPENS.sub(lambda m: f"{m[3]}{_BREAK}" if m[3] else f"\\{m[0]}", kept)
+
+
+def verbatim(text: str) -> list[str]:
+    """Lines that show a text word for word: a quotation, or a fence where a quotation would read it as markup."""
+    if escape(text, linked=True) == text:
+        return [f"> {text}"]
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [f"{fence}text", *text.splitlines(), fence]
 
 
 def code(text: str) -> str:

@@ -11,7 +11,13 @@ from edgekd.report.fidelity import TITLES, figure_words
 from edgekd.report.github import code, details, escape, table
 from edgekd.report.grouped import ORDER, SHOWN, SliceGroup, group_slices
 from edgekd.report.lineage import outline
-from edgekd.report.provenance import FINDING_HEADER, finding_row, obligation_sentence, waiver_sentence
+from edgekd.report.provenance import (
+    AT_RELEASE,
+    FINDING_HEADER,
+    finding_row,
+    obligation_sentence,
+    waiver_sentence,
+)
 from edgekd.report.speedup import HEADER as FASTER_HEADER
 from edgekd.report.speedup import TITLE, WORDS, speedup_row, told
 from edgekd.report.view import View, flatten, ledger_ranges
@@ -147,7 +153,8 @@ def _provenance(view: View) -> list[str]:
     if (found := view.provenance) is not None:
         lines += [f"- ✋ {escape(waiver_sentence(w))}" for w in found.waivers]
         rows = [[escape(c) for c in finding_row(f)] for f in found.findings]
-        told = table(FINDING_HEADER, rows, left=(1, 2, 3)) if rows else []
+        told = [AT_RELEASE, ""] if found.at_release else []
+        told += table(FINDING_HEADER, rows, left=(1, 2, 3)) if rows else []
         asked = [f"- {escape(obligation_sentence(found, o))}" for o in found.obligations]
         more = ["", "Asked of those who pass the model on:", "", *asked] if asked else []
         lines += ([""] if lines else []) + details("Provenance", [*told, *more])

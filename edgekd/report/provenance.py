@@ -72,7 +72,14 @@ def load_provenance(folder: Path, run: Run, policy: Mapping[str, Any]) -> Proven
         raise EvidenceError(
             f"the run was collected at {run.collected_at!r}, which is no day", "make the run again"
         ) from e
-    found = assess(declaration, records, as_of=day, policy=_Policy(max_age_days=int(limit)))
+    at_release = (document or run.provenance).get("given_by") == "release"
+    found = assess(
+        declaration,
+        records,
+        as_of=day,
+        policy=_Policy(max_age_days=int(limit)),
+        stored_on=None if at_release else day,
+    )
     entries = document.get("obligations", ())
     return ProvenanceView(
         declared=declaration.to_json(),
@@ -84,10 +91,12 @@ def load_provenance(folder: Path, run: Run, policy: Mapping[str, Any]) -> Proven
             for o in entries
             if isinstance(o, Mapping) and "id" in o
         },
-        at_release=document.get("given_by") == "release",
+        at_release=at_release,
     )
 
 
+#: Said where it was.
+AT_RELEASE = "Declared when the run was released, not by its recipe."
 FINDING_HEADER = ("rule", "finding", "about", "what was found")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekd.artifact import ARTIFACT_FILE, Artifact, record_file
 from edgekd.data.example import Array
-from edgekd.errors import DataError, EdgeKDError, InputError, PolicyError, TargetUnavailableError, UsageError
+from edgekd.errors import DataError, EdgeKDError, InputError, TargetUnavailableError, UsageError
 from edgekd.files import canonical_json
 from edgekd.model import Model
 from edgekd.quantize.config import QuantConfig
@@ -127,7 +127,7 @@ def _check_damaged(runtime: Runtime, path: Path, tmp_path: Path, options: Sessio
         broken = tmp_path / f"conformance-{name}" / path.name
         broken.parent.mkdir(exist_ok=True)
         broken.write_bytes(content)
-        with _refuses("damaged-file", f"an {name} file", InputError, PolicyError):
+        with _refuses("damaged-file", f"an {name} file", InputError):
             runtime.open(broken, options)
 
 
@@ -218,7 +218,7 @@ def check_exporter(
     for name, content in (("empty", b""), ("truncated", data[: len(data) // 2])):
         broken = _folder(tmp_path, name) / artifact.entry
         broken.write_bytes(content)
-        with _refuses("damaged-file", f"an {name} file", InputError, PolicyError):
+        with _refuses("damaged-file", f"an {name} file", InputError):
             exporter.read(broken)
     _check_hostile_names(exporter, model, tmp_path, options)
     if quantize is not None:

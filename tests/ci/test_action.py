@@ -357,7 +357,7 @@ LEFT_TO_ARGS = {
     "--help", "--weights", "--batch", "--timeout", "--memory-limit-mib", "--scenario", "--percentile", "--min-duration",
     "--min-count", "--samples-per-query", "--max-batch", "--bound-ms", "--target-qps", "--arrival-seed", "--remeasure",
     "--out", "--junit", "--markdown", "--json", "--min-placement", "--placement-on", "--placement-precision",
-    "--placement-by",
+    "--placement-by", "--provenance", "--allow-pickle", "--trust-engine",
 }  # fmt: skip
 
 

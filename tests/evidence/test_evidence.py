@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fixtures_run import make_evaluation, make_measurement, make_run
 
-from edgekd.errors import EvidenceError, PolicyError
+from edgekd.errors import DamagedFileError, EvidenceError, PolicyError
 from edgekd.evidence import (
     Evaluation,
     Measurement,
@@ -285,7 +285,7 @@ def test_rows_that_are_no_archive_are_refused(tmp_path):
     save_evaluation(make_evaluation(n=40), path)
     for content, error, words in (
         (b"", EvidenceError, "not a whole evaluation"),
-        (b"PK\x03\x04nonsense", PolicyError, "rule truncated"),
+        (b"PK\x03\x04nonsense", DamagedFileError, "rule truncated"),
     ):
         path.with_suffix(".npz").write_bytes(content)
         value = json.loads(path.read_text())

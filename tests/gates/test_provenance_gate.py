@@ -59,6 +59,8 @@ def test_a_refusal_ends_in_five_and_names_record_rule_and_what_to_do(tmp_path: P
     assert (verdict.decision, gate.decision, exit_code(verdict)) == ("reject", "reject", EXIT_POLICY)
     assert "(rule training-forbidden, record llama3)" in gate.reason
     assert "get a permission in writing" in gate.reason
+    assert ".;" not in gate.reason
+    assert gate.reason.endswith("have a person waive the rule")
 
 
 def test_five_wins_over_every_other_trouble(tmp_path: Path) -> None:
@@ -104,6 +106,19 @@ def test_ages_are_counted_to_the_day_of_the_run(tmp_path: Path) -> None:
         "input",
         EXIT_INPUT,
     )
+
+
+def test_a_run_from_before_its_records_is_refused(tmp_path: Path) -> None:
+    early = judged(tmp_path / "a", MIT, collected_at="1970-01-01T00:00:00Z")
+    assert exit_code(early) == EXIT_POLICY
+    assert "rule record-later, record mit" in gate_of(early).reason
+    folder = tmp_path / "b"
+    make_run(
+        folder, policy=ASKED, collected_at="1970-01-01T00:00:00Z",
+        provenance={**store_provenance(parse_declaration(MIT)), "given_by": "release"},
+    )  # fmt: skip
+    late = judge_run(folder, load_run(folder), GatesBlock.model_validate(ASKED))
+    assert gate_of(late).decision == "pass", "looked up at release, which is later"
 
 
 def test_a_waiver_is_named_in_the_reason(tmp_path: Path) -> None:

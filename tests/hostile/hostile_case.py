@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekd.inspect.rules import DAMAGE
+
 #: The doors, as docs/hostile.md and the table call them.
 INSPECT = "edgekd inspect"
 OPEN = "open a model"
@@ -55,7 +57,7 @@ def hostile(
     door: str,
     trick: str,
     *,
-    code: int = 5,
+    code: int | None = None,
     rule: str = "",
     word: str = "",
     names: str | None = None,
@@ -64,8 +66,9 @@ def hostile(
 
     def keep(make: _Make) -> _Make:
         name = make.__name__.strip("_").replace("_", "-")
+        due = (2 if rule in DAMAGE else 5) if code is None else code
         into.append(
-            Case(name=name, trick=trick, door=door, make=make, code=code, rule=rule, word=word, names=names)
+            Case(name=name, trick=trick, door=door, make=make, code=due, rule=rule, word=word, names=names)
         )
         return make
 

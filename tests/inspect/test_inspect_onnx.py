@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekd.errors import EdgeKDError, PolicyError
+from edgekd.errors import DamagedFileError, EdgeKDError, PolicyError
 from edgekd.inspect import LIMITS, Limits, inspect_file
 from edgekd.inspect.limits import STORED
 from edgekd.inspect.onnx_tensor import TYPES
+from edgekd.inspect.rules import DAMAGE
 from edgekd.inspect.wire import encode
 
 
@@ -69,10 +70,10 @@ def _saved(folder: Path, model: Any) -> Path:
     return path
 
 
-def _refusal(path: Path, limits: Limits = LIMITS) -> PolicyError:
-    with pytest.raises(PolicyError) as caught:
+def _refusal(path: Path, limits: Limits = LIMITS) -> PolicyError | DamagedFileError:
+    with pytest.raises((PolicyError, DamagedFileError)) as caught:
         inspect_file(path, limits=limits, digest=False)
-    assert caught.value.exit_code == 5
+    assert caught.value.exit_code == (2 if caught.value.rule in DAMAGE else 5)
     text = str(caught.value)
     assert str(path) in text
     assert f"(rule {caught.value.rule})" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.errors import RecipeError
-from edgekd.provenance.declared import Declaration, from_run, parse_declaration, read_texts
+from edgekd.provenance.declared import (
+    Declaration,
+    Subject,
+    TextFile,
+    from_run,
+    parse_declaration,
+    read_texts,
+)
 from edgekd.provenance.rulebook import RULES
 from edgekd.recipe_provenance import ProvenanceBlock, load_provenance
 
@@ -130,6 +138,33 @@ def test_texts_are_read_beside_the_recipe_and_kept_with_their_hash(tmp_path: Pat
         parse_declaration(stored)
 
 
+@pytest.mark.parametrize("kind", ["up", "absolute", "link", "folder", "pipe", "nul", "loop"])
+def test_a_text_is_a_plain_file_below_what_names_it(tmp_path: Path, kind: str) -> None:
+    base = tmp_path / "recipes"
+    base.mkdir()
+    (tmp_path / "secret").write_text("s")
+    names = {"up": "../secret", "absolute": str(tmp_path / "secret"), "folder": ".", "nul": "a\0b"}
+    if kind == "link":
+        (base / "link").symlink_to(tmp_path / "secret")
+    elif kind == "loop":
+        (base / "loop").symlink_to("loop")
+    elif kind == "pipe":
+        os.mkfifo(base / "pipe")
+    text = TextFile(kind="licence", name=names.get(kind, kind))
+    subject = Subject(role="data", name="d", texts=(text,))
+    with pytest.raises(RecipeError) as caught:
+        read_texts(Declaration(data=(subject,)), base)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_that_is_named_in_a_roundabout_way_keeps_its_place(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/LICENSE").write_text("x")
+    for name in ("sub/LICENSE", "sub/../sub/LICENSE", str(tmp_path / "sub/LICENSE")):
+        (text,) = read_texts(parse_declaration({"data": {"name": "d", "licence_file": name}}), tmp_path).data[0].texts
+        assert (text.name, text.text) == ("sub/LICENSE", "x")
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"x" * (1 << 21)], ids=["absent", "no text", "huge"])
 def test_a_text_that_cannot_be_read_is_refused_whatever_was_waived(
     tmp_path: Path, content: bytes | None
@@ -160,6 +195,7 @@ def test_from_run_knows_what_was_stored_and_what_was_not() -> None:
         ("data:\n- name: d\n- {name: e, access: weights}\n", ":3: unknown key 'data.1.access'"),
         ("teacher:\n  name: T\n  access: wieghts\n", ":3: 'teacher.access':"),
         ("teacher: {name: T}\nwaivers:\n- rule: no-record\n  by: '-'\n  reason: r\n  expires: 2027-12-01\n", ":4: 'waivers.0.by': is '-', which is no"),
+        ("competing: 'no'\n", ":1: 'competing': Input should be a valid boolean"),
         ("teacher:\n  name: T\n  derived_from:\n    nme: U\n", ":3: 'teacher.derived_from': has the unknown key 'nme'"),
     ],
 )  # fmt: skip
@@ -169,6 +205,11 @@ def test_a_file_is_refused_with_line_and_key(tmp_path: Path, text: str, message:
     with pytest.raises(RecipeError) as caught:
         load_provenance(path, {})
     assert str(caught.value).startswith(f"{path}{message}"), caught.value
+
+
+def test_a_file_that_is_not_there_says_what_one_holds(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"there is no .*absent\.yaml; write one, which holds at least \{teacher"):
+        load_provenance(tmp_path / "absent.yaml", {})
 
 
 def test_the_block_and_the_plain_values_know_the_same_keys() -> None:

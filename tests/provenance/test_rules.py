@@ -59,7 +59,11 @@ def teacher(licence: str = "MIT", name: str = "T", access: str = "weights", **mo
         ({"teacher": teacher("MIT"), "data": {"name": "d", "licence": "CC-BY-NC-4.0"}}, ["non-commercial"]),
         ({"teacher": teacher("", access="api-outputs")}, ["api-terms-missing"]),
         ({"teacher": teacher("MIT", access="api-outputs")}, ["api-terms-missing"]),
-        ({"teacher": teacher("own", access="api-outputs")}, []),
+        ({"teacher": teacher("own", access="api-outputs")}, ["api-terms-missing"]),
+        ({"teacher": teacher("MIT", access="api-outputs", terms="MIT")}, ["api-terms-missing"]),
+        ({"teacher": teacher("own", name="gpt-4o", access="api-outputs")}, ["api-terms-missing", "training-forbidden-competing"]),
+        ({"teacher": teacher("own", derived_from={"name": "A", "licence": "own", "access": "api-outputs"})}, ["api-terms-missing"]),
+        ({"teacher": teacher("own", access="api-outputs", terms="openai"), "competing": False}, []),
         ({"teacher": teacher("", access="api-outputs", terms="openai-services")}, ["training-forbidden-competing"]),
         ({"teacher": teacher("openai", access="api-outputs")}, ["training-forbidden-competing"]),
         ({"teacher": teacher("", access="api-outputs", terms="openai"), "competing": False}, []),
@@ -73,7 +77,23 @@ def teacher(licence: str = "MIT", name: str = "T", access: str = "weights", **mo
         ({"teacher": teacher("", access="api-outputs", terms="anthropic"), "competing": False}, ["training-forbidden"]),
         ({"teacher": teacher("MIT", name="meta-llama/Meta-Llama-3-8B")}, ["training-forbidden"]),
         ({"teacher": teacher("own", name="meta-llama/Meta-Llama-3-8B")}, ["training-forbidden"]),
+        ({"teacher": teacher("MIT", name="claude-3-5-sonnet", access="dataset"), "competing": False}, ["training-forbidden"]),
         ({"teacher": [teacher("MIT"), teacher("zai-api", name="glm")]}, ["training-forbidden"]),
+        # expressions: the milder of a choice, both of a pair
+        ({"teacher": teacher("MIT OR GPL-3.0")}, []),
+        ({"teacher": teacher("GPL-3.0 OR MIT")}, []),
+        ({"teacher": teacher("nobody-knows OR Apache 2.0")}, []),
+        ({"teacher": teacher("MIT AND Apache-2.0")}, []),
+        ({"teacher": teacher("MIT AND GPL-3.0")}, ["record-unclear"]),
+        ({"teacher": teacher("MIT AND nobody-knows")}, ["no-record"]),
+        ({"teacher": teacher("MIT AND own")}, ["no-record"]),
+        ({"teacher": teacher("(MIT OR llama3) AND GPL-3.0")}, ["record-unclear"]),
+        ({"teacher": teacher("CC-BY-NC-4.0 OR llama3")}, ["non-commercial"]),
+        ({"teacher": teacher("GPL-3.0 OR llama3")}, ["record-unclear"]),
+        ({"teacher": teacher("MIT OR")}, ["no-record"]),
+        ({"teacher": teacher("(MIT")}, ["no-record"]),
+        ({"teacher": teacher("((((((((((((((((((((((MIT")}, ["no-record"]),
+        ({"teacher": teacher("GPL-2.0 WITH Classpath-exception-2.0")}, ["no-record"]),
     ],
 )  # fmt: skip
 def test_what_is_refused_and_by_which_rule(block: dict[str, Any], rules: list[str]) -> None:
@@ -98,9 +118,30 @@ def test_a_record_is_stale_on_the_day_after_its_last() -> None:
     assert refused(judge(edge, teacher=teacher())) == []
     found = judge(edge + timedelta(days=1), teacher=teacher())
     assert refused(found) == ["record-stale"]
-    assert "181 days before the run (limit 180)" in found.refusals[0].sentence
+    assert f"181 days before {edge + timedelta(days=1)} (limit 180)" in found.refusals[0].sentence
     assert refused(judge(edge + timedelta(days=1), Asked(max_age_days=181), teacher=teacher())) == []
     assert refused(judge(DAY + timedelta(days=9000), teacher=teacher("own"))) == []
+
+
+def test_a_record_of_a_later_day_than_its_run_is_refused() -> None:
+    declaration = parse_declaration({"teacher": teacher(), "data": OWN})
+    records = resolve(declaration, TABLE)
+
+    def found(stored_on: date | None) -> list[str]:
+        return refused(assess(declaration, records, as_of=DAY, policy=Asked(), stored_on=stored_on))
+
+    assert found(date(1970, 1, 1)) == found(DAY - timedelta(days=2)) == ["record-later"]
+    assert found(DAY - timedelta(days=1)) == found(DAY) == found(None) == []
+
+
+def test_the_choice_of_an_expression_is_named_and_its_obligations_alone_are_met() -> None:
+    found = judge(teacher=teacher("GPL-3.0 OR MIT"))
+    assert [o.id for o in found.obligations] == ["teacher/mit/licence-text"]
+    assert any("licence MIT, of 'GPL-3.0 OR MIT', of T" in f.sentence for f in found.findings)
+    both = judge(teacher=teacher("BSD-3-Clause AND MIT"))
+    assert {o.record for o in both.obligations} == {"bsd-3-clause", "mit"}
+    declaration = parse_declaration({"teacher": teacher("GPL-3.0 OR MIT"), "data": OWN})
+    assert [r["id"] for r in resolve(declaration, TABLE)] == ["mit"], "and judged alike from what is stored"
 
 
 def waiver(rule: str, **more: Any) -> dict[str, Any]:
@@ -141,6 +182,8 @@ def test_every_rejecting_rule_can_be_waived_by_a_person_and_no_note_can() -> Non
         assert rule.waivable == (rule.outcome == "reject"), name
         assert rule.finds.endswith(".")
         assert rule.todo.endswith(".")
+        assert not rule.fix.endswith(".")
+        assert rule.fix[0].islower()
 
 
 def test_obligations_say_what_goes_into_the_bundle() -> None:

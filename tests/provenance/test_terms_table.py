@@ -107,9 +107,23 @@ def test_what_nobody_recorded_is_not_guessed(written: str) -> None:
 @pytest.mark.parametrize(
     ("name", "records"),
     [
-        ("meta-llama/Meta-Llama-3-8B", ["llama3"]), ("Meta-Llama-3-8B-Instruct", ["llama3"]),
-        ("meta-llama/Llama-3.1-8B", ["llama3.1"]), ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", ["llama3.3"]),
-        ("google/gemma-2-9b-it", ["gemma-1-3n"]), ("google/gemma-4-9b", []), ("my-llama", []), ("Qwen/Qwen2.5-7B", []),
+        ("meta-llama/Meta-Llama-3-8B", ["llama3"]), ("Meta-Llama-3-8B-Instruct", ["llama3"]), ("Llama-3-8B", ["llama3"]),
+        ("unsloth/Meta-Llama-3.1-8B", ["llama3.1"]), ("meta-llama/Llama-3.1-8B", ["llama3.1"]),
+        ("hf.co/meta-llama/Llama-3.1-8B", ["llama3.1"]), ("https://huggingface.co/x/Llama-3.1-8B/tree/main", ["llama3.1"]),
+        ("llama 3.1 8b", ["llama3.1"]), ("Llama3.1-8B", ["llama3.1"]), ("Ｌlama_3.1", ["llama3.1"]),
+        ("NousResearch/Llama-2-7b-hf", ["llama2"]), ("TheBloke/Llama-2-7B-GGUF", ["llama2"]),
+        ("x/Hermes-2-Pro-Llama-3-8B", ["llama3"]), ("unsloth/DeepSeek-R1-Distill-Llama-8B", ["llama3.1"]),
+        ("DeepSeek_R1_Distill_Llama_8B", ["llama3.1"]), ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", ["llama3.3"]),
+        ("deepseek-r1:70b", ["llama3.3"]), ("google/gemma-2-9b-it", ["gemma-1-3n"]), ("gemma3:4b", ["gemma-1-3n"]),
+        ("Qwen/Qwen-1.8B", ["tongyi-qianwen-research"]), ("Qwen-7B-Chat", ["qwen1-tongyi"]),
+        ("gpt-4o", ["openai-services"]), ("GPT 4.1 mini", ["openai-services"]), ("openai/o3-mini", ["openai-services"]),
+        ("chatgpt", ["openai-consumer"]), ("claude-3-5-sonnet", ["anthropic-commercial"]),
+        ("us.anthropic.claude-3-5-sonnet-v2:0", ["anthropic-commercial"]), ("gemini-1.5-pro", ["gemini-api"]),
+        ("mistralai/Mistral-Large-2407", ["mistral-research"]),
+        # near, and not it
+        ("google/gemma-4-9b", []), ("my-llama", []), ("llama-30b", []), ("open_llama_3b", []), ("TinyLlama-1.1B", []),
+        ("Qwen/Qwen2.5-7B", []), ("DeepSeek-R1-Distill-Qwen-7B", []), ("gpt-2", []), ("gpt-oss-120b", []),
+        ("mistralai/Mistral-Large-3-675B", []), ("cifar-resnet44", []), ("o10", []), ("", []), ("//", []),
     ],
 )  # fmt: skip
 def test_names_that_give_their_terms_away(name: str, records: list[str]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from fixtures_bundle import make_key
-from fixtures_release import WAIVED, judge, make_rich_run, read
-from fixtures_run import POLICY
+from fixtures_release import OWN, WAIVED, judge, make_rich_run, read
+from fixtures_run import AT, POLICY
 from google.protobuf.json_format import ParseDict
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.predicates.test_result.v0.test_result_pb2 import TestResult as ResultMessage
@@ -91,7 +91,9 @@ def test_provenance_names_what_went_in(rich: Path) -> None:
     assert "tool: stage" not in went_in
     details = predicate["runDetails"]
     assert details["builder"] == {"id": "urn:edgekd:builder:local", "version": {"edgekd": "0.1.0"}}
-    assert details["metadata"]["finishedOn"] == "2026-01-31T12:00:00Z"
+    assert details["metadata"]["finishedOn"] == AT
+    opset = definition["internalParameters"]["lineage"]["opset"]
+    assert (opset, type(opset)) == (18, int)
 
 
 def test_a_test_result_for_each_gate_by_the_policy(rich: Path) -> None:
@@ -115,6 +117,14 @@ def test_what_a_person_waived_is_warned_of(tmp_path: Path) -> None:
     found = results(bundle)
     assert found["provenance (terms)"] == "WARNED"
     assert set(found.values()) == {"PASSED", "WARNED"}
+
+
+def test_provenance_has_a_result_where_no_gate_asked(tmp_path: Path) -> None:
+    for name, block, result in (("own", OWN, "PASSED"), ("waived", WAIVED, "WARNED")):
+        make_rich_run(tmp_path / name, block, policy=POLICY)
+        bundle = release(tmp_path / name, tmp_path / f"{name}-bundle", key=make_key(tmp_path).private)
+        assert not [g for g in read(bundle / "verdict.json")["gates"] if g["gate"] == "provenance"]
+        assert results(bundle)["provenance (terms)"] == result
 
 
 def test_a_gate_that_was_not_run_has_no_result(tmp_path: Path) -> None:

@@ -81,6 +81,18 @@ def test_a_bundle_is_replaced_and_nothing_else(run, tmp_path):
             (out / "mine").write_text("mine")
         with pytest.raises(UsageError, match="not a bundle"):
             release(run, out)
+    for name, spoil in (("text", b"mine"), ("empty", b""), ("other", None)):
+        archive = tmp_path / f"{name}.tar"
+        if spoil is None:
+            with tarfile.open(archive, "w") as tar:
+                tar.add(run / "run.json", "x/run.json")
+        else:
+            archive.write_bytes(spoil)
+        before = archive.read_bytes()
+        with pytest.raises(UsageError, match="is not a bundle's"):
+            release(run, tmp_path / name)
+        assert archive.read_bytes() == before
+        assert not (tmp_path / name).exists()
     assert (tmp_path / "file").read_text() == (tmp_path / "folder/mine").read_text() == "mine"
 
 

@@ -56,6 +56,9 @@ def test_the_body(card: str, rich: Path) -> None:
     assert "trained as another network by distillation, method logits" in card
     assert "int8, static quantization" in card
     assert "## Waivers" not in card
+    assert "| https://huggingface.co/meta-llama/Llama-3.1-8B |" in card
+    assert "&#8203;" not in card
+    assert "that passed 4 gates of" in card
 
 
 def test_names_cannot_break_out(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import subprocess
@@ -10,8 +12,13 @@ from pathlib import Path
 
 import pytest
 from fixtures_release import HERE, contents, make_rich_run, read
+from fixtures_run import POLICY
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgekd.evidence.run import AbsentTarget
+from edgekd.provenance.declared import parse_declaration, read_texts
+from edgekd.provenance.storing import store_provenance
 from edgekd.release import release
 from edgekd.release.paths import portable, portable_prose
 from edgekd.release.verify import verify
@@ -105,6 +112,48 @@ def test_no_path_of_a_machine_is_in_it(tmp_path: Path) -> None:
     index = load_run(bundle)
     judge_run(bundle, index, GatesBlock.model_validate(dict(index.policy))).save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (bundle / "verdict.json").read_bytes()
+
+
+def test_no_path_of_the_declaration_or_the_policy_is_in_it(tmp_path: Path) -> None:
+    """And the declaration without paths is the one that is judged: findings, obligations, notices agree with it."""
+    texts = "/* Copyright */ see /usr/share/common-licenses/MIT\n"
+    (tmp_path / "LICENSE").write_text(texts)
+    block = {
+        "teacher": {
+            "name": f"{HERE}/models/teacher", "version": f"{HERE}/v1", "licence": "mit", "access": "weights",
+            "source": f"{HERE}/t", "licence_file": "LICENSE",
+        },
+        "data": {"name": "~ada/pics", "licence": "cc-by-4.0", "source": f"{HERE}/pics", "attribution": f"Ada {HERE}"},
+    }  # fmt: skip
+    provenance = store_provenance(read_texts(parse_declaration(block), tmp_path))
+    policy = {
+        **POLICY,
+        "provenance": {},
+        "regression": {"baseline": f"{HERE}/Model Store/last.onnx", "max_regression": 0.05},
+    }
+    make_rich_run(tmp_path / "run", provenance=provenance, policy=policy, regression_baseline="first-run")
+    bundle = release(tmp_path / "run", tmp_path / "bundle")
+    for name, data in contents(bundle).items():
+        if name.startswith("attestations/test-"):
+            (configuration,) = json.loads(data)["predicate"]["configuration"]
+            data += base64.b64decode(configuration["content"])
+        for said in (b"/home/", b"~ada", b"Model Store"):
+            assert said not in data, (name, said)
+    assert (bundle / "notices/teacher/LICENSE").read_text() == texts
+    assert read(bundle / "verdict.json")["policy"]["regression"]["baseline"] == "last.onnx"
+    assert "pics" in (bundle / "NOTICES.md").read_text()
+    assert verify(bundle).decision == "pass"
+
+
+@given(st.text(alphabet="/\\~:#?. abhomeC", max_size=40))
+def test_what_is_portable_stays_so(text: str) -> None:
+    once = portable({"a": [text]})
+    assert portable(once) == once
+
+
+def test_a_text_with_its_hash_stays_as_it_is() -> None:
+    text = {"name": "/home/ada/LICENSE", "text": "/* see /usr/share/x */", "sha256": "0"}
+    assert portable(text) == {**text, "name": "LICENSE"}
 
 
 @pytest.mark.parametrize(

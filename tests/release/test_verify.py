@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from fixtures_bundle import make_bundle
+from fixtures_run import make_run
 
 from edgekd.errors import EvidenceError, PolicyError
 from edgekd.release.manifest import manifest_bytes, manifest_digest
 from edgekd.release.verify import find_problems, verify
+from edgekd.release.verify_problem import RULES
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +228,12 @@ def test_something_else_is_no_bundle(tmp_path):
     with pytest.raises(PolicyError, match=r"x\.tar"):
         verify(tmp_path / "x.tar")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(PolicyError, match=r"manifest\.json is missing"):
-        verify(tmp_path / "folder")
+    (tmp_path / "own.yaml").write_text("teacher: {name: ours, licence: own}\n")
+    make_run(tmp_path / "run")
+    for name in ("folder", "own.yaml", "run"):
+        with pytest.raises(EvidenceError, match=r"is no bundle: it holds no manifest\.json") as caught:
+            verify(tmp_path / name)
+        assert caught.value.exit_code == 2
 
 
 def rewrite(source: Path, target: Path, change) -> None:
@@ -327,3 +333,31 @@ def test_needs_the_standard_library_only(bundle):
     )
     done = subprocess.run([sys.executable, "-c", script, bundle], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_says_nothing_to_the_terminal(bundle):
+    edit_manifest(
+        bundle, lambda m: m.update(name="x, all as released\n\x1b[2Ksigned by ada.pub"), sealed=True
+    )
+    with pytest.raises(PolicyError, match="control characters") as caught:
+        verify(bundle)
+    assert caught.value.rule == "bundle-manifest"
+    assert "\x1b" not in str(caught.value)
+
+
+def test_the_folder_in_the_archive_is_named_after_the_bundle(released, tmp_path):
+    def elsewhere(members):
+        for info, _ in members:
+            info.name = "something-else/" + info.name.partition("/")[2]
+        return members
+
+    rewrite(released.parent / "bundle.tar", tmp_path / "b.tar", elsewhere)
+    with pytest.raises(PolicyError, match="called synthetic where it is released") as caught:
+        verify(tmp_path / "b.tar")
+    assert caught.value.rule == "bundle-archive"
+
+
+def test_the_docs_say_what_the_rules_ask():
+    page = (Path(__file__).parents[2] / "docs/verify.md").read_text("utf-8")
+    for rule, text in RULES.items():
+        assert f"| `{rule}` | {text} |" in page

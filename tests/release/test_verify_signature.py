@@ -137,6 +137,13 @@ FORGED = {
         "names no key",
         True,
     ),
+    "hint in capitals": (
+        lambda b: edit(
+            b, lambda v: v["verificationMaterial"]["publicKey"].update(hint=v["verificationMaterial"]["publicKey"]["hint"].upper())
+        ),
+        "names no key",
+        True,
+    ),
     "other statement": (
         lambda b: edit(b, lambda v: restate(v, lambda s: s.update(predicateType="x"))),
         "is damaged",
@@ -267,8 +274,10 @@ def test_a_key_on_another_curve_is_said_to_be(bundle: Path, tmp_path: Path) -> N
     odd = make_key(tmp_path, "odd", ec.SECP256K1)
     hint = odd.fingerprint
     edit(bundle, lambda v: v["verificationMaterial"]["publicKey"].update(hint=hint))
-    with pytest.raises(UsageError, match="on the curve secp256k1"):
+    with pytest.raises(UsageError, match="on the curve secp256k1.*name the signer's public key"):
         verify(bundle, trust=trust(odd))
+    for curve in (ec.SECP384R1, ec.SECP521R1):
+        assert read_public_key(make_key(tmp_path, "good", curve).public).fingerprint
 
 
 def test_a_fingerprint_is_what_openssl_says(keys: dict[str, Pair]) -> None:
@@ -290,6 +299,8 @@ def test_a_list_of_revoked_keys(tmp_path: Path, keys: dict[str, Pair]) -> None:
         gone.write_text(f"# lost\n\n{first}  2026\nsha256:12 # short\n")
         read_revoked(gone)
     gone.write_text(f"# lost\n\n{first}  2026-01-31  laptop lost\nsha256:{second.upper()} # none\n")
+    assert read_revoked(gone) == {first: "2026-01-31 laptop lost", second: ""}
+    gone.write_text(f"{first}\t2026-01-31\tlaptop lost\n\t{second}\n")
     assert read_revoked(gone) == {first: "2026-01-31 laptop lost", second: ""}
     with pytest.raises(UsageError, match="cannot be read"):
         read_revoked(tmp_path / "none")
@@ -313,6 +324,24 @@ def test_trusted_keys_of_a_folder(bundle: Path, tmp_path: Path, keys: dict[str, 
         read_trust({"EDGEKD_TRUSTED_KEYS": str(tmp_path / "none")})
 
 
+def test_a_folder_without_a_key_is_refused_as_it_would_ask_nothing(
+    tmp_path: Path, keys: dict[str, Pair]
+) -> None:
+    folder = tmp_path / "edgekd/trusted"
+    folder.mkdir(parents=True)
+    named, default = {"EDGEKD_TRUSTED_KEYS": str(folder)}, {"XDG_CONFIG_HOME": str(tmp_path)}
+    with pytest.raises(UsageError, match="holds no public key"):
+        read_trust(named)
+    assert read_trust(default).keys == ()
+    (folder / "notes.txt").write_text("keys come later")
+    for environ in (named, default):
+        with pytest.raises(UsageError, match="holds no public key") as caught:
+            read_trust(environ)
+        assert caught.value.exit_code == 2
+    shutil.copyfile(keys["mine"].public, folder / "ada.PEM")
+    assert [k.path.name for k in read_trust(named).keys] == ["ada.PEM"]
+
+
 # The command --------------------------------------------------------------------------------------
 
 
@@ -325,7 +354,7 @@ def test_exit_codes(
     cases = [
         ([], 0), (["--key", mine], 0), (["--key", other, "--key", mine], 0), (["--key", other], 5),
         (["--key", "none.pub"], 2), (["--key", str(keys["mine"].private)], 2), (["--revoked", str(gone)], 5),
-        (["--revoked", "none"], 2), (["--as-of", "yesterday"], 2),
+        (["--revoked", "none"], 2), (["--as-of", "yesterday"], 2), (["--as-of", "20271231"], 2), (["--as-of", "2027-W01-1"], 2),
     ]  # fmt: skip
     for options, code in cases:
         try:

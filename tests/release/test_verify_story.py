@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from fixtures_bundle import make_bundle, rehash, rewrite
+from fixtures_run import POLICY
 
 from edgekd.errors import PolicyError
 from edgekd.release.manifest import manifest_bytes, manifest_digest
@@ -48,11 +50,24 @@ def file_entry(bom: Any, path: str) -> Any:
 
 def relist(bundle: Path) -> None:
     """The manifest's list of attestations follows the folder, as an attacker would have it."""
+    seal(bundle, attestations=sorted(f"attestations/{p.name}" for p in (bundle / "attestations").iterdir()))
+
+
+def seal(bundle: Path, **changes: Any) -> None:
+    """Change the manifest, and its digest with it."""
     path = bundle / "manifest.json"
-    manifest = json.loads(path.read_bytes())
-    manifest["attestations"] = sorted(f"attestations/{p.name}" for p in (bundle / "attestations").iterdir())
+    manifest = {**json.loads(path.read_bytes()), **changes}
     manifest["digest"] = manifest_digest(manifest)
     path.write_bytes(manifest_bytes(manifest))
+
+
+def subject(bundle: Path, path: str) -> dict[str, Any]:
+    """A file of the bundle as a statement names it."""
+    return {"name": path, "digest": {"sha256": hashlib.sha256((bundle / path).read_bytes()).hexdigest()}}
+
+
+def data(bom: Any) -> Any:
+    return next(c for c in bom["components"] if c["type"] == "data")
 
 
 def passed(verdict: Any) -> None:
@@ -106,11 +121,85 @@ WRONG: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     ),
     "attestation dropped, still listed": (lambda b: (b / tested(b)).unlink(), "bundle-manifest", "manifest.json", "names other"),
     "gate decided otherwise": (
-        lambda b: rewrite(b, "verdict.json", passed), "bundle-attestation", "verdict.json", "says 'fail' of the gate accuracy",
+        lambda b: rewrite(b, "verdict.json", passed), "bundle-verdict", "verdict.json", "'reject' of its gate accuracy",
     ),
     "test failed": (
         lambda b: rewrite(b, tested(b), lambda d: d["predicate"].update(failedTests=d["predicate"]["passedTests"], passedTests=[])),
-        "bundle-attestation", "verdict.json", "its attestation 'fail'",
+        "bundle-attestation", TESTED, "contradicts itself: its result is 'PASSED'",
+    ),
+    "test failed, whole": (
+        lambda b: rewrite(b, tested(b), lambda d: d["predicate"].update(result="FAILED", failedTests=d["predicate"]["passedTests"], passedTests=[])),
+        "bundle-attestation", TESTED, "says 'FAILED' of the gate accuracy",
+    ),
+    "test warned": (
+        lambda b: rewrite(b, tested(b), lambda d: d["predicate"].update(result="WARNED", warnedTests=d["predicate"]["passedTests"], passedTests=[])),
+        "bundle-attestation", TESTED, "says 'WARNED' of the gate accuracy",
+    ),
+    "test of no gate": (
+        lambda b: rewrite(b, tested(b), lambda d: d["predicate"].update(passedTests=["beauty"])), "bundle-attestation", TESTED, "which the verdict does not hold",
+    ),
+    "subject is another file of the bundle": (
+        lambda b: rewrite(b, tested(b), lambda d: d.update(subject=[subject(b, "report.md")])), "bundle-attestation", TESTED, "not of the files that accuracy",
+    ),
+    "build of another file of the bundle": (
+        lambda b: rewrite(b, BUILT, lambda d: d.update(subject=[subject(b, "report.md")])), "bundle-attestation", BUILT, "not of the files of one artifact",
+    ),
+    "subject left out": (
+        lambda b: rewrite(b, tested(b), lambda d: d["subject"].pop()), "bundle-attestation", TESTED, "not of the files that accuracy",
+    ),
+    "build from nothing": (
+        lambda b: rewrite(b, BUILT, lambda d: d["predicate"]["buildDefinition"].update(resolvedDependencies=[])),
+        "bundle-attestation", BUILT, "does not name what provenance.json declares: data: Pictures",
+    ),
+    "other predicate": (
+        lambda b: rewrite(b, BUILT, lambda d: d.update(predicateType="x-slsa-x")), "bundle-attestation", BUILT, "kind 'x-slsa-x', which no release writes",
+    ),
+    "no gates": (
+        lambda b: rewrite(b, "verdict.json", lambda d: d.update(gates=[])), "bundle-verdict", "verdict.json", "none of its gates does",
+    ),
+    "a gate dropped": (
+        lambda b: rewrite(b, "verdict.json", lambda d: d["gates"].pop(0)), "bundle-verdict", "verdict.json", "holds no gate of accuracy on cpu",
+    ),
+    "nothing judged": (
+        lambda b: rewrite(b, "verdict.json", lambda d: [g.update(decision="not_run") for g in d["gates"] if g["target"]]),
+        "bundle-verdict", "verdict.json", "none of its gates does",
+    ),
+    "no policy": (
+        lambda b: rewrite(b, "verdict.json", lambda d: d.update(policy={})), "bundle-verdict", "verdict.json", "asks no gate",
+    ),
+    "no evidence": (
+        lambda b: rewrite(b, "verdict.json", lambda d: d.update(evidence={})), "bundle-verdict", "evidence/test/student-int8.json", "is not in verdict.json",
+    ),
+    "evidence of one gate dropped": (
+        lambda b: rewrite(b, "verdict.json", lambda d: d["evidence"].pop("evidence/test/latency-student-int8.json")),
+        "bundle-verdict", "evidence/test/latency-student-int8.json", "of which latency on cpu:onnxruntime is judged",
+    ),
+    "nothing selected": (
+        lambda b: [rewrite(b, n, lambda d: d.update(selected={})) for n in ("verdict.json", "run.json")], "bundle-verdict", "verdict.json", "selects no artifact",
+    ),
+    "selected otherwise": (
+        lambda b: rewrite(b, "run.json", lambda d: d.update(selected={})), "bundle-verdict", "verdict.json", "another 'selected' than run.json",
+    ),
+    "target made optional": (
+        lambda b: rewrite(b, "verdict.json", lambda d: d.update(optional=["cpu:onnxruntime"])), "bundle-verdict", "verdict.json", "another 'optional'",
+    ),
+    "run of another name": (
+        lambda b: rewrite(b, "run.json", lambda d: d.update(name="other")), "bundle-manifest", "manifest.json", "run.json 'other'",
+    ),
+    "run gone": (lambda b: (b / "run.json").unlink(), "bundle-verdict", "run.json", "missing or damaged"),
+    "artifact of another digest": (
+        lambda b: rewrite(b, "artifacts/student-int8/artifact.json", lambda d: d.update(digest="sha256:" + "0" * 64)),
+        "bundle-verdict", "verdict.json", "selects no artifact that is in the bundle",
+    ),
+    "bom without the teacher": (
+        lambda b: rewrite(b, BOM, lambda d: d["metadata"]["component"].pop("pedigree")), "bundle-bom", BOM, "another teacher",
+    ),
+    "bom with other data": (
+        lambda b: rewrite(b, BOM, lambda d: data(d).update(name="Drawings")), "bundle-bom", BOM, "another data",
+    ),
+    "bom with another licence": (
+        lambda b: rewrite(b, BOM, lambda d: next(p for p in data(d)["properties"] if p["name"] == "edgekd:licence").update(value="mit")),
+        "bundle-bom", BOM, "or other licences",
     ),
     "policy loosened": (
         lambda b: rewrite(b, "verdict.json", lambda d: d["policy"]["accuracy"].update(max_drop=0.9)), "bundle-attestation", TESTED, "another policy",
@@ -138,15 +227,40 @@ def test_each_wrong_bundle_is_caught_without_a_key(bundle: Path, name: str) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_bundles_from_before_there_were_any_stay_sound(bundle: Path) -> None:
+def strip(bundle: Path) -> None:
+    """Take every document of the supply chain away, as if there had been none."""
     for name in ("provenance.json", BOM, "MODEL_CARD.md", "NOTICES.md"):
         (bundle / name).unlink()
     for folder in ("attestations", "notices"):
         shutil.rmtree(bundle / folder)
     rehash(bundle)
-    path = bundle / "manifest.json"
-    manifest = json.loads(path.read_bytes())
-    manifest.update(attestations=[], bom=None)
-    manifest["digest"] = manifest_digest(manifest)
-    path.write_bytes(manifest_bytes(manifest))
-    assert verify(bundle).decision == "pass"
+    seal(bundle, attestations=[], bom=None)
+
+
+def test_a_stripped_bundle_leaves_traces(bundle: Path) -> None:
+    strip(bundle)
+    with pytest.raises(PolicyError, match=r"the policy of verdict\.json asks for it") as caught:
+        verify(bundle)
+    assert caught.value.rule == "bundle-provenance"
+    rewrite(bundle, "run.json", lambda d: d.update(provenance={"declared": {}}))
+    (bundle / "recipe.json").write_text('{"provenance": {"use": "research"}}')
+    rehash(bundle)
+    seal(bundle, edgekd="0.2.0")
+    found = find_problems(bundle)
+    for why in (
+        "it is of EdgeKD 0.2.0",
+        "run.json declares one",
+        "verdict.json asks",
+        "recipe.json declares",
+    ):
+        assert any(why in p for p in found), (why, found)
+
+
+def test_bundles_from_before_there_were_any_stay_sound_and_are_told_of(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, provenance=None, policy=POLICY)
+    strip(bundle)
+    found = verify(bundle)
+    assert found.decision == "pass"
+    assert "states no provenance" in found.warnings[0]
+    (bundle / "model.sig").write_text("{}")
+    assert find_problems(bundle)

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from fixtures_bundle import OWN, WAIVED, Pair, make_bundle, make_key, pack, rehash, rewrite
+from fixtures_release import DECLARED, make_rich_run
 
 from edgekd.errors import EvidenceError, PolicyError, UsageError
+from edgekd.release import release
 from edgekd.release.trust import Trust, read_public_key
 from edgekd.release.verify import find_problems, verify
 
@@ -88,7 +90,28 @@ WRONG: dict[str, tuple[Callable[[Path], object], str, str, str]] = {
     ),
     "met elsewhere": (
         lambda b: rewrite(b, "provenance.json", lambda d: obligation(d, "licence-text").update(met_in=["report.md"])),
-        "bundle-obligation", "report.md", "not the licence text",
+        "bundle-obligation", "provenance.json", "and not in notices/",
+    ),
+    "met in itself": (
+        lambda b: [
+            rewrite(b, "provenance.json", lambda d: [o.update(met_in=["provenance.json"]) for o in d["obligations"]]),
+            (b / "NOTICES.md").write_text(""), (b / "MODEL_CARD.md").write_text(""),
+        ],
+        "bundle-obligation", "provenance.json", "and not in",
+    ),
+    "met here and there": (
+        lambda b: rewrite(b, "provenance.json", lambda d: obligation(d, "licence-text")["met_in"].append("report.md")),
+        "bundle-obligation", "report.md", "no place to meet",
+    ),
+    "given by nobody": (
+        lambda b: rewrite(b, "provenance.json", lambda d: d.update(given_by="nobody")), "bundle-provenance", "provenance.json", "is given by 'nobody'",
+    ),
+    "given by the run": (
+        lambda b: rewrite(b, "provenance.json", lambda d: d.update(given_by="run")), "bundle-provenance", "provenance.json", "by the release",
+    ),
+    "recipe declares otherwise": (
+        lambda b: (b / "recipe.json").write_text('{"provenance": {"teacher": {"name": "Llama-3", "licence": "llama3"}}}'),
+        "bundle-provenance", "provenance.json", r"declares otherwise than recipe\.json",
     ),
     "record expired": (
         lambda b: rewrite(b, "provenance.json", aged), "bundle-record", "provenance.json", "record-stale for A/Teacher",
@@ -193,3 +216,55 @@ def test_a_newer_provenance_is_not_called_a_forgery(bundle: Path) -> None:
         with pytest.raises(EvidenceError, match="verify it with the EdgeKD that released it") as caught:
             verify(form)
         assert caught.value.exit_code == 2
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rich")
+    make_rich_run(folder / "run")
+    return release(folder / "run", folder / "bundle")
+
+
+OTHER: dict[str, tuple[Callable[[Any], object], str]] = {
+    "declared again at release": (lambda d: d.update(given_by="release"), "is given by 'release', and by run.json it is by the run"),
+    "another declaration": (lambda d: d["declared"]["teacher"][0].update(version="4"), "has other declared than run.json"),
+    "other records": (lambda d: d["records"].reverse(), "has other records than run.json"),
+    "another table": (lambda d: d["terms"].update(captured="2020-01-01"), "has other terms than run.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_the_run_declared_is_what_the_bundle_says(rich: Path, tmp_path: Path, name: str) -> None:
+    bundle = Path(shutil.copytree(rich, tmp_path / "bundle"))
+    assert find_problems(bundle) == []
+    change, says = OTHER[name]
+    rewrite(bundle, "provenance.json", change)
+    assert any(says in p for p in find_problems(bundle))
+
+
+def test_a_run_without_its_declaration_is_not_the_one(rich: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(rich, tmp_path / "bundle"))
+    rewrite(bundle, "run.json", lambda d: d.update(provenance={}))
+    assert any("is given by 'run'" in p for p in find_problems(bundle))
+
+
+def test_a_recipe_says_the_same_without_its_texts(rich: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(rich, tmp_path / "bundle"))
+    rewrite(bundle, "recipe.json", lambda d: d.update(provenance={**DECLARED, "use": "commercial"}))
+    assert find_problems(bundle) == []
+    rewrite(bundle, "recipe.json", lambda d: d["provenance"].update(use="research"))
+    assert any("declares otherwise than recipe.json" in p for p in find_problems(bundle))
+
+
+def test_a_waiver_whose_signature_nobody_checked_is_told_of(with_waiver: Path, key: Pair) -> None:
+    (said,) = (w for w in verify(with_waiver).warnings if "waiver" in w)
+    assert "by Ada Example: the signature was not checked; give --key" in said
+    trust = Trust(keys=(read_public_key(key.public),))
+    assert not any("not checked" in w for w in verify(with_waiver, trust=trust).warnings)
+
+
+def test_days_that_have_not_come_are_told_of(bundle: Path) -> None:
+    said = verify(bundle, today=date(2026, 1, 1)).warnings
+    assert "provenance.json: the evidence is of 2026-01-31, which is not yet" in said
+    assert sum("the terms record" in w and "which is not yet" in w for w in said) == 2
+    assert not any("not yet" in w for w in verify(bundle, today=date(2099, 1, 1)).warnings)

@@ -9,6 +9,7 @@ from edgekd.report.html.markup import Child, Html, el, join
 from edgekd.report.html.parts import facts, fold, table
 from edgekd.report.lineage import Branch, Lineage, tree
 from edgekd.report.provenance import (
+    AT_RELEASE,
     FINDING_HEADER,
     ProvenanceView,
     finding_row,
@@ -25,9 +26,7 @@ def declared_part(view: View) -> Html:
         told = flatten(view.run.provenance)
         return facts(told, name="Provenance") if told else el("p", "Nobody declared whose knowledge is in the student.", class_="soft")  # fmt: skip
     return join(
-        el("p", "Declared when the run was released, not by its recipe.", class_="soft")
-        if found.at_release
-        else None,
+        el("p", AT_RELEASE, class_="soft") if found.at_release else None,
         _waivers(found),
         table(
             "What the rules found, as of the day of the evidence; each finding names its source.",
