@@ -10,9 +10,8 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekd.errors import PolicyError
 from edgekd.inspect.limits import Limits
-from edgekd.inspect.rules import refuse
+from edgekd.inspect.rules import Refusal, refuse
 
 _U16, _U32, _I32, _U64 = (struct.Struct(f) for f in ("<H", "<I", "<i", "<Q"))
 
@@ -46,7 +45,7 @@ class FlatBuffer:
     _seen: int = 0
     _vtables: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
 
-    def malformed(self, what: str) -> PolicyError:
+    def malformed(self, what: str) -> Refusal:
         """The refusal of a damaged buffer."""
         return refuse("malformed", self.path, what, "export or copy it again")
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd.errors import PolicyError
 from edgekd.inspect.limits import Limits
-from edgekd.inspect.rules import refuse
+from edgekd.inspect.rules import Refusal, refuse
 
 _MAGIC = b"\x93NUMPY"
 #: NumPy refuses longer ones too (``numpy.lib.format._MAX_HEADER_SIZE``).
@@ -134,7 +133,7 @@ def _items(path: Path, text: str, what: str) -> dict[str, str]:
     return found
 
 
-def _pickled(path: Path, what: str) -> PolicyError:
+def _pickled(path: Path, what: str) -> Refusal:
     return refuse(
         "pickled-array", path, f"{what} holds pickled objects", "save numbers or text, with numpy.savez"
     )

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-from edgekd.errors import PolicyError
 from edgekd.inspect.archive import members, unpack_start
 from edgekd.inspect.limits import Limits
-from edgekd.inspect.rules import refuse
+from edgekd.inspect.rules import Refusal, refuse
 
 #: Instructions looked at: a state dict of ten thousand tensors has 300 000.
 _INSTRUCTIONS = 600_000
@@ -184,7 +183,7 @@ class _Program:
         if count:
             del self._stack[-count:]
 
-    def _underflow(self) -> PolicyError:
+    def _underflow(self) -> Refusal:
         return refuse("malformed", self._path, "its pickle takes more from the stack than there is")
 
     def _import(self, module: object, attribute: object) -> None:

@@ -72,9 +72,10 @@ RULES: Mapping[str, str] = {
 DAMAGE = frozenset({"malformed", "truncated", "content-mismatch", "unknown-format"})
 
 
-def refuse(
-    rule: str, path: Path, what: str, fix: str = "do not use this file"
-) -> PolicyError | DamagedFileError:
+Refusal = PolicyError | DamagedFileError
+
+
+def refuse(rule: str, path: Path, what: str, fix: str = "do not use this file") -> Refusal:
     """The refusal of a file, to be raised: :class:`DamagedFileError` where the rule is one of :data:`DAMAGE`.
 
     Args:
