@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures_bundle import make_bundle
 from fixtures_models import classifier
 from fixtures_run import make_run
 
@@ -111,6 +112,45 @@ def test_a_run_folder_tells_the_story_of_its_own_day(
     assert f"Provenance of synthetic, as of {DAY}" in told
 
 
+@pytest.mark.parametrize("form", ["bundle", "bundle.tar"])
+def test_a_bundle_tells_what_was_declared_at_its_release(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setenv("EDGEKD_CACHE", str(tmp_path / "cache"))
+    make_bundle(tmp_path)
+    code, told = explain(tmp_path / form, capsys)
+    assert code == 0, told
+    assert "teacher A/Teacher" in told
+    (tmp_path / "asks.yaml").write_text("provenance: {}\n")
+    asked = [
+        "gate",
+        str(tmp_path / form),
+        "--policy",
+        str(tmp_path / "asks.yaml"),
+        "--out",
+        str(tmp_path / "again"),
+    ]
+    assert edgekd.cli.main(asked) == 0, capsys.readouterr()
+    assert edgekd.cli.main(["gate", str(tmp_path / "again")]) in (0, 1)
+    assert explain(tmp_path / "again", capsys)[0] == 0
+
+
+def test_a_damaged_bundle_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_bundle(tmp_path)
+    (bundle / "provenance.json").write_bytes(
+        (bundle / "provenance.json").read_bytes().replace(b"Ada", b"Eve")
+    )
+    code, told = explain(bundle, capsys)
+    assert (code, len(told.splitlines())) == (5, 1)
+
+
+@pytest.mark.parametrize("day", ["20271231", "2027-W01-1", "soon", "2027-02-30"])
+def test_a_day_is_written_in_one_way(tmp_path: Path, capsys: pytest.CaptureFixture[str], day: str) -> None:
+    code, told = explain(written(tmp_path, LLAMA3), capsys, "--as-of", day)
+    assert (code, len(told.splitlines())) == (2, 1)
+    assert f"--as-of is '{day}', which is no date" in told
+
+
 @pytest.mark.parametrize(
     "recipe",
     sorted(p.relative_to(REPOSITORY).as_posix() for p in [*REPOSITORY.glob("examples/*/*.yaml"), *REPOSITORY.glob("edgekd/pipeline/recipes/*.yaml")] if "\nprovenance:" in p.read_text()),
@@ -147,4 +187,6 @@ def test_gate_judges_a_declaration_beside_its_limits(
     assert [g["gate"] for g in json.loads(verdict)["gates"]] == ["size", "provenance"]
     assert edgekd.cli.main(["gate", str(out)]) == code
     assert (out / "verdict.json").read_bytes() == verdict
+    capsys.readouterr()
     assert edgekd.cli.main(["gate", str(out), "--provenance", str(declared)]) == 2
+    assert "write it into the recipe's `provenance:` and run again" in capsys.readouterr().err

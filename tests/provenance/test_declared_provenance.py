@@ -161,7 +161,11 @@ def test_a_text_that_is_named_in_a_roundabout_way_keeps_its_place(tmp_path: Path
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/LICENSE").write_text("x")
     for name in ("sub/LICENSE", "sub/../sub/LICENSE", str(tmp_path / "sub/LICENSE")):
-        (text,) = read_texts(parse_declaration({"data": {"name": "d", "licence_file": name}}), tmp_path).data[0].texts
+        (text,) = (
+            read_texts(parse_declaration({"data": {"name": "d", "licence_file": name}}), tmp_path)
+            .data[0]
+            .texts
+        )
         assert (text.name, text.text) == ("sub/LICENSE", "x")
 
 
@@ -208,7 +212,9 @@ def test_a_file_is_refused_with_line_and_key(tmp_path: Path, text: str, message:
 
 
 def test_a_file_that_is_not_there_says_what_one_holds(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"there is no .*absent\.yaml; write one, which holds at least \{teacher"):
+    with pytest.raises(
+        RecipeError, match=r"there is no .*absent\.yaml; write one, which holds at least \{teacher"
+    ):
         load_provenance(tmp_path / "absent.yaml", {})
 
 
