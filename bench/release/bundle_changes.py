@@ -2,72 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-from fixtures_bundle import (
-    WAIVED,
-    Pair,
-    make_bundle,
-    make_key,
-    rehash,
-    rewrite,
-    sign_bundle,
-)
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from bundle_base import Base, Change, flip
+from bundle_stories import STORIES, WHOLE_STORIES
+from fixtures_bundle import rehash, sign_bundle
 
 from edgekd.release.manifest import padding, tar_header
-from edgekd.release.trust import Trust, read_public_key
-
-
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """What is mutated: two signed bundles, one with a waiver, and the keys."""
-
-    bundle: Path
-    other: Path
-    waived: Path
-    mine: Pair
-    theirs: Pair
-    files: tuple[str, ...]
-
-    def trust(self, *pairs: Pair, revoked: bool = False) -> Trust:
-        gone = {self.mine.fingerprint: "2026-01-31 lost"} if revoked else {}
-        return Trust(keys=tuple(read_public_key(p.public) for p in pairs), revoked=gone)
-
-
-#: What a change gives: the names of which one must be said, and the trust to verify with.
-Change = Callable[[Base, Path, random.Random], "tuple[set[str], Trust]"]
-
-
-def make_base(folder: Path) -> Base:
-    """Release and sign what is mutated."""
-    mine, theirs = make_key(folder, "mine"), make_key(folder, "theirs")
-    bundle = make_bundle(folder / "base", key=mine.private)
-    other = make_bundle(folder / "other", key=mine.private, ratio=0.6)
-    waived = make_bundle(folder / "waived", WAIVED, key=mine.private)
-    files = tuple(sorted(p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()))
-    return Base(bundle=bundle, other=other, waived=waived, mine=mine, theirs=theirs, files=files)
+from edgekd.release.trust import Trust
 
 
 def _any(base: Base, random: random.Random, *, but: tuple[str, ...] = ()) -> str:
     return random.choice([f for f in base.files if f not in but])
-
-
-def _flip(path: Path, random: random.Random) -> None:
-    data = bytearray(path.read_bytes())
-    at = random.randrange(len(data))
-    data[at] ^= 1 << random.randrange(8)
-    path.write_bytes(data)
 
 
 # Changes that leave the manifest as it is ---------------------------------------------------------
@@ -75,13 +31,13 @@ def _flip(path: Path, random: random.Random) -> None:
 
 def one_byte(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
     name = _any(base, random)
-    _flip(bundle / name, random)
+    flip(bundle / name, random)
     return {name}, base.trust(base.mine)
 
 
 def one_byte_without_key(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
     name = _any(base, random, but=("model.sig",))
-    _flip(bundle / name, random)
+    flip(bundle / name, random)
     return {name}, base.trust()
 
 
@@ -159,105 +115,12 @@ def special_file(base: Base, bundle: Path, random: random.Random) -> tuple[set[s
     return {name}, base.trust()
 
 
-# The manifest made again: documents contradict each other, nobody asks for a key --------------------
-
-
-def _unsigned(bundle: Path) -> None:
-    (bundle / "model.sig").unlink()
-    rehash(bundle)
-
-
-def _statement(bundle: Path, random: random.Random) -> str:
-    return f"attestations/{random.choice(sorted(p.name for p in (bundle / 'attestations').iterdir()))}"
-
-
-def subject_swapped(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
-    name = _statement(bundle, random)
-
-    def change(document: Any) -> None:
-        subject = random.choice(document["subject"])
-        if random.random() < 0.5:
-            subject["digest"]["sha256"] = random.randbytes(32).hex()
-        else:
-            subject["name"] = random.choice(["report.md", "evidence/../x", "run.json"])
-
-    rewrite(bundle, name, change)
-    _unsigned(bundle)
-    return {name}, base.trust()
-
-
-def bom_hash(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
-    def change(bom: Any) -> None:
-        artifact = next(c for c in bom["components"] if c.get("components"))
-        entry = random.choice(artifact["components"])
-        entry["hashes"][0]["content"] = random.randbytes(32).hex()
-
-    rewrite(bundle, "bom.cdx.json", change)
-    _unsigned(bundle)
-    return {"bom.cdx.json"}, base.trust()
-
-
-def obligation_dropped(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
-    def change(document: Any) -> None:
-        document["obligations"].pop(random.randrange(len(document["obligations"])))
-
-    rewrite(bundle, "provenance.json", change)
-    _unsigned(bundle)
-    return {"provenance.json"}, base.trust()
-
-
-def obligation_unmet(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
-    document = json.loads((bundle / "provenance.json").read_bytes())
-    name = random.choice([p for o in document["obligations"] for p in o["met_in"]])
-    (bundle / name).write_text(random.choice(["", "\n", "nothing to see here\n", "Licensed under terms.\n"]))
-    _unsigned(bundle)
-    return {name}, base.trust()
-
-
-def record_expired(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
-    def change(document: Any) -> None:
-        year = random.randrange(2015, 2025)
-        random.choice(document["records"])["captured"] = f"{year}-{random.randrange(1, 13):02}-01"
-
-    rewrite(bundle, "provenance.json", change)
-    _unsigned(bundle)
-    return {"provenance.json"}, base.trust()
-
-
-def decision_changed(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
-    def change(verdict: Any) -> None:
-        wrong = random.choice(["reject", "inconclusive", "error"])
-        if random.random() < 0.5:
-            verdict["decision"] = wrong
-        else:
-            random.choice(verdict["gates"])["decision"] = wrong
-
-    rewrite(bundle, "verdict.json", change)
-    _unsigned(bundle)
-    return {"verdict.json"}, base.trust()
-
-
-def evidence_changed(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
-    verdict = json.loads((bundle / "verdict.json").read_bytes())
-    name = random.choice(sorted(verdict["evidence"]))
-    _flip(bundle / name, random)
-    _unsigned(bundle)
-    return {name}, base.trust()
-
-
-def waiver_unsigned(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
-    shutil.rmtree(bundle)
-    shutil.copytree(base.waived, bundle)
-    (bundle / "model.sig").unlink()
-    return {"model.sig"}, base.trust()
-
-
 # The manifest made again, the signature kept or exchanged, a key asked -------------------------------
 
 
 def rehashed(base: Base, bundle: Path, random: random.Random) -> tuple[set[str], Trust]:
     name = _any(base, random, but=("manifest.json", "model.sig"))
-    _flip(bundle / name, random)
+    flip(bundle / name, random)
     rehash(bundle)
     return {name}, base.trust(base.mine)
 
@@ -266,7 +129,7 @@ def rehashed_subject(base: Base, bundle: Path, random: random.Random) -> tuple[s
     """The model is exchanged, and every document follows: only the signature tells."""
     model = "artifacts/student-int8/model.onnx"
     old = _sha256(bundle / model)
-    _flip(bundle / model, random)
+    flip(bundle / model, random)
     new = _sha256(bundle / model)
     for path in [*sorted((bundle / "attestations").iterdir()), bundle / "bom.cdx.json"]:
         path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
@@ -301,13 +164,14 @@ def by_a_revoked_key(base: Base, bundle: Path, random: random.Random) -> tuple[s
 
 #: Changes that are one each, whatever is drawn: a few of them are enough.
 SINGLE: dict[str, Change] = {
-    "re-hashed, waiver without signature": waiver_unsigned,
+    **WHOLE_STORIES,
     "signature stripped, key asked": stripped,
     "signature of another bundle": of_another_bundle,
     "signature by another key": by_another_key,
     "signature by a revoked key": by_a_revoked_key,
 }
 DRAWN: dict[str, Change] = {
+    **STORIES,
     "one byte, key asked": one_byte,
     "one byte, no key": one_byte_without_key,
     "truncated": truncated,
@@ -316,13 +180,6 @@ DRAWN: dict[str, Change] = {
     "file missing": missing,
     "file renamed": renamed,
     "two files swapped": swapped,
-    "re-hashed, subject of an attestation": subject_swapped,
-    "re-hashed, hash in the BOM": bom_hash,
-    "re-hashed, obligation dropped": obligation_dropped,
-    "re-hashed, obligation not met": obligation_unmet,
-    "re-hashed, record expired": record_expired,
-    "re-hashed, decision changed": decision_changed,
-    "re-hashed, evidence changed": evidence_changed,
     "re-hashed one byte, signature kept": rehashed,
     "re-hashed model and its subjects, signature kept": rehashed_subject,
 }
@@ -394,8 +251,22 @@ def tar_link(archive: Path, random: random.Random) -> set[str]:
     return {info.name.partition("/")[2]}
 
 
+def tar_folder(archive: Path, random: random.Random) -> set[str]:
+    """The one folder of the archive under another name."""
+    name = random.choice(["something-else", "..hidden", "synthetic2", "SYNTHETIC"])
+    with tarfile.open(archive) as tar:
+        members = [(m, tar.extractfile(m)) for m in tar]
+        with tarfile.open(archive.with_suffix(".new"), "w", format=tarfile.PAX_FORMAT) as out:
+            for member, data in members:
+                member.name = f"{name}/{member.name.partition('/')[2]}"
+                out.addfile(member, data)
+    archive.with_suffix(".new").replace(archive)
+    return {name}
+
+
 TAR_ONLY = {
     "one byte of the archive": tar_byte,
     "archive cut or lengthened": tar_cut,
     "link or device in the archive": tar_link,
+    "folder of the archive renamed": tar_folder,
 }

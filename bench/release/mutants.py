@@ -22,7 +22,8 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from bundle_changes import DRAWN, FOLDER_ONLY, SINGLE, TAR_ONLY, make_base
+from bundle_base import make_base
+from bundle_changes import DRAWN, FOLDER_ONLY, SINGLE, TAR_ONLY
 from fixtures_bundle import pack
 
 from edgekd.errors import PolicyError
@@ -110,7 +111,7 @@ def main() -> int:
     os.environ["EDGEKD_TRUSTED_KEYS"] = ""
     with tempfile.TemporaryDirectory(prefix="edgekd-mutants-") as folder:
         rows = run(Path(folder), args.each, args.seed)
-        sound = [find_problems(Path(folder) / name / form) for name in ("base", "other", "waived") for form in ("bundle", "bundle.tar")]  # fmt: skip
+        sound = [find_problems(Path(folder) / name / form) for name in ("base", "other", "waived", "declared") for form in ("bundle", "bundle.tar")]  # fmt: skip
     table = markdown(rows)
     print(table)
     for row in rows:

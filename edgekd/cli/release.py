@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--key",
         metavar="K",
         type=Path,
-        help="a private key (PEM, elliptic curve) to sign the bundle with; needed where a rule is waived; the password of "
-        "an encrypted one is EDGEKD_KEY_PASSWORD",
+        help="a private key (PEM, elliptic curve) to sign the bundle with; needed where a rule is waived; without it the "
+        "recipe's release.sign is used; the password of an encrypted one is EDGEKD_KEY_PASSWORD",
     )
     parser.add_argument(
         "--keyless",

@@ -68,9 +68,9 @@ class Terms:
         Raises:
             EvidenceError: a record that is not whole.
         """
-        return assess(
-            self.declaration, self.records, as_of=day, policy=_Policy(max_age_days=self.max_age_days)
-        )
+        stored_on = self.collected if self.document.get("given_by") == "run" else None
+        policy = _Policy(max_age_days=self.max_age_days)
+        return assess(self.declaration, self.records, as_of=day, policy=policy, stored_on=stored_on)
 
     def captured(self) -> list[tuple[str, date]]:
         """Id and day of each record that states one."""

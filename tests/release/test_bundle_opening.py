@@ -82,6 +82,14 @@ def test_a_bundle_is_benched_evaluated_and_judged(home: Path, form: str) -> None
     assert (home / "bundle.tar").read_bytes() == archive
 
 
+def test_what_was_declared_at_release_is_judged_with_the_bundle(home: Path) -> None:
+    assert json.loads((home / "bundle/provenance.json").read_bytes())["given_by"] == "release"
+    (home / "terms.yaml").write_text("provenance: {}\n")
+    assert main(["gate", "bundle", "--policy", "terms.yaml", "--out", "again"]) == 0
+    assert "Declared when the run was released" in (home / "again/report.html").read_text(encoding="utf-8")
+    assert main(["gate", "again", "--policy", "terms.yaml"]) == 0  # the run folder has it too
+
+
 @pytest.mark.parametrize("form", ["bundle", "bundle.tar"])
 def test_a_bundle_is_a_baseline_and_a_student(home: Path, form: str) -> None:
     judged = ["--data", "test.npz", "--against", "baseline", "--max-accuracy-drop", "0.05"]

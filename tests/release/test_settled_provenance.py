@@ -61,7 +61,7 @@ def test_the_verb_declares_at_release(undeclared: Path, tmp_path: Path, capsys: 
     document = read(tmp_path / "b/provenance.json")
     assert document["schema"] == "edgekd.provenance/1"
     assert {r["id"] for r in document["records"]} == {"llama3.1", "cc-by-4.0"}
-    assert (document["as_of"], document["max_age_days"], document["decision"]) == ("2026-11-30", 180, "pass")
+    assert (document["as_of"], document["max_age_days"], document["decision"]) == ("2026-11-22", 180, "pass")
     assert main(["release", str(undeclared), "-o", str(tmp_path / "c")]) == 5
     assert "--provenance F.yaml" in capsys.readouterr().err
 
@@ -109,7 +109,7 @@ def test_records_age_to_the_day_of_the_evidence_only(tmp_path: Path) -> None:
         record["captured"] = "2025-01-01"
     make_run(tmp_path / "stale", n=1500, provenance=old, name="Llama-x")
     judge(tmp_path / "stale")
-    with pytest.raises(PolicyError, match=r"698 days before 2026-11-30.*rule record-stale, record "):
+    with pytest.raises(PolicyError, match=r"690 days before 2026-11-22.*rule record-stale, record "):
         release(tmp_path / "stale", tmp_path / "bundle")
     for record in old["records"]:
         record["captured"] = "2026-09-01"

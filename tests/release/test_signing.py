@@ -51,7 +51,7 @@ def test_every_curve_signs_and_verifies(folder: Path, tmp_path: Path, curve: typ
     pair = make_key(tmp_path, curve=curve)
     assert sign(folder, pair.private, name="small") == folder / "model.sig"
     keys = (read_public_key(pair.public),)
-    assert find_problems(folder, trust=Trust(keys=keys)) == ["verdict.json is missing"]
+    assert find_problems(folder, trust=Trust(keys=keys)) == ["run.json is missing or damaged"]
     assert keys[0].fingerprint == pair.fingerprint
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == [".gitignore"]
 
@@ -71,7 +71,7 @@ def test_an_encrypted_key_signs(folder: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("EDGEKD_KEY_PASSWORD", "secret")
     sign(folder, pair.private)
     trust = Trust(keys=(read_public_key(pair.public),))
-    assert find_problems(folder, trust=trust) == ["verdict.json is missing"]
+    assert find_problems(folder, trust=trust) == ["run.json is missing or damaged"]
 
 
 def test_keys_that_cannot_sign(tmp_path: Path, key: Pair) -> None:
@@ -172,5 +172,5 @@ def test_a_run_is_released_signed(tmp_path: Path, key: Pair) -> None:
     assert (
         find_problems(bundle, trust=trust)
         == find_problems(archive, trust=trust)
-        == ["verdict.json is missing"]
+        == ["run.json is missing or damaged"]
     )

@@ -274,7 +274,7 @@ def test_a_key_on_another_curve_is_said_to_be(bundle: Path, tmp_path: Path) -> N
     odd = make_key(tmp_path, "odd", ec.SECP256K1)
     hint = odd.fingerprint
     edit(bundle, lambda v: v["verificationMaterial"]["publicKey"].update(hint=hint))
-    with pytest.raises(UsageError, match="on the curve secp256k1.*name the signer's public key"):
+    with pytest.raises(UsageError, match=r"on the curve secp256k1.*name the signer's public key"):
         verify(bundle, trust=trust(odd))
     for curve in (ec.SECP384R1, ec.SECP521R1):
         assert read_public_key(make_key(tmp_path, "good", curve).public).fingerprint

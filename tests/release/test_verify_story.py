@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_bundle import make_bundle, rehash, rewrite
-from fixtures_run import POLICY
+from fixtures_bundle import make_bundle, make_key, rehash, rewrite, sign_bundle
+from fixtures_release import make_rich_run
 
 from edgekd.errors import PolicyError
+from edgekd.release import release
 from edgekd.release.manifest import manifest_bytes, manifest_digest
 from edgekd.release.verify import find_problems, verify
 
@@ -237,30 +238,43 @@ def strip(bundle: Path) -> None:
     seal(bundle, attestations=[], bom=None)
 
 
-def test_a_stripped_bundle_leaves_traces(bundle: Path) -> None:
+TRACES: dict[str, Callable[[Path], object]] = {
+    "it is of EdgeKD 0.2.0": lambda b: seal(b, edgekd="0.2.0"),
+    "run.json declares one": lambda b: rewrite(b, "run.json", lambda d: d.update(provenance={"declared": {}})),
+    "recipe.json declares one": lambda b: [(b / "recipe.json").write_text('{"provenance": {"use": "research"}}'), rehash(b)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", TRACES)
+def test_a_stripped_bundle_leaves_traces(bundle: Path, why: str) -> None:
     strip(bundle)
-    with pytest.raises(PolicyError, match=r"the policy of verdict\.json asks for it") as caught:
+    assert find_problems(bundle) == []
+    TRACES[why](bundle)
+    with pytest.raises(PolicyError, match=f"provenance.json is missing: {why}") as caught:
         verify(bundle)
     assert caught.value.rule == "bundle-provenance"
-    rewrite(bundle, "run.json", lambda d: d.update(provenance={"declared": {}}))
-    (bundle / "recipe.json").write_text('{"provenance": {"use": "research"}}')
-    rehash(bundle)
-    seal(bundle, edgekd="0.2.0")
-    found = find_problems(bundle)
-    for why in (
-        "it is of EdgeKD 0.2.0",
-        "run.json declares one",
-        "verdict.json asks",
-        "recipe.json declares",
-    ):
-        assert any(why in p for p in found), (why, found)
 
 
-def test_bundles_from_before_there_were_any_stay_sound_and_are_told_of(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path, provenance=None, policy=POLICY)
+def test_a_policy_that_asks_for_provenance_is_a_trace(tmp_path: Path) -> None:
+    make_rich_run(tmp_path / "run")
+    bundle = release(tmp_path / "run", tmp_path / "bundle")
+    rewrite(bundle, "run.json", lambda d: d.update(provenance={}))
+    strip(bundle)
+    assert find_problems(bundle) == [
+        "provenance.json is missing: the policy of verdict.json asks for it",
+    ]
+
+
+def test_a_signed_bundle_cannot_be_stripped(bundle: Path, tmp_path: Path) -> None:
+    strip(bundle)
+    sign_bundle(bundle, make_key(tmp_path).private)
+    for form in (bundle, tmp_path / "bundle.tar"):
+        with pytest.raises(PolicyError, match=r"provenance\.json is missing: it is signed"):
+            verify(form)
+
+
+def test_bundles_from_before_there_were_any_stay_sound_and_are_told_of(bundle: Path) -> None:
     strip(bundle)
     found = verify(bundle)
     assert found.decision == "pass"
     assert "states no provenance" in found.warnings[0]
-    (bundle / "model.sig").write_text("{}")
-    assert find_problems(bundle)

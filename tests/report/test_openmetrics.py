@@ -47,7 +47,7 @@ def test_base_units_and_no_sample_for_what_does_not_exist() -> None:
     assert values(text, "edgekd_gate_estimate_ratio") == [-0.0042] * 4
     assert values(text, "edgekd_artifact_size_bytes") == [600]
     assert values(text, "edgekd_metric_ratio") == [0.89, 0.9]
-    assert values(text, "edgekd_collected_timestamp_seconds") == [1796040000]
+    assert values(text, "edgekd_collected_timestamp_seconds") == [1795348800]
     (millimetres,) = found["edgekd_gate_estimate"].samples
     assert (millimetres.value, millimetres.labels["unit"]) == (-0.5, "mm")
     tails = [s for f in found.values() for s in f.samples if s.labels.get("gate") == "tail p99"]

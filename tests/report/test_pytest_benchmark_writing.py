@@ -104,7 +104,7 @@ def test_a_run_folder_is_read_by_pytest_benchmark_itself(folder: Path, tmp_path:
     path = tmp_path / "0001_run.json"
     path.write_text(render(folder, "pytest-benchmark"), encoding="utf-8")
     written = json.loads(path.read_text())
-    assert written["datetime"] == "2026-11-30T12:00:00Z"
+    assert written["datetime"] == "2026-11-22T12:00:00Z"
     assert written["machine_info"]["cpu"] == {"count": 2, "brand_raw": "synthetic"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=min,median,rounds"],
