@@ -175,4 +175,4 @@ def test_data_that_cannot_be_read_again_costs_no_verdict(tmp_path: Path) -> None
     place = Place(tmp_path, image=np.zeros((5, 5, 4, 3), np.uint8))
     (tmp_path / "d.npz").write_bytes(b"gone")
     (note,) = place.add()
-    assert note.startswith("Flipped examples are shown without their images: cannot read")
+    assert note.startswith(f"Flipped examples are shown without their images: {tmp_path / 'd.npz'}: ")
