@@ -26,7 +26,7 @@ from edgekd.provenance.declared import parse_declaration
 from edgekd.provenance.storing import store_provenance
 
 TARGET = "cpu:onnxruntime"
-AT = "2026-11-30T12:00:00Z"
+AT = "2026-11-22T12:00:00Z"
 POLICY: Mapping[str, Any] = {
     "accuracy": {"against": "teacher", "max_drop": 0.02},
     "fidelity": {"against": "teacher", "max_flips": 0.12},

@@ -11,7 +11,7 @@ from edgekd.report.view import CandidateRow, View
 
 ARTIFACT = "sha256:" + "b" * 64
 TARGET = "cpu:onnxruntime"
-AT = "2026-11-30T12:00:00Z"
+AT = "2026-11-22T12:00:00Z"
 
 #: What breaks formats: control characters, markup of every kind, mentions, lines, and not a single letter of ASCII.
 NASTY = '\x00\x1b[31m<b a="1">&amp;|`x`*_~[l](u)$\\ @octocat #12 https://x.example :tada: 日本\n# head\r\n\u2028\ud800\ufffe'

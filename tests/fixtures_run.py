@@ -23,7 +23,7 @@ from edgekd.evidence.run import (
 from edgekd.spec import TensorSpec
 
 TARGET = "cpu:onnxruntime"
-AT = "2026-11-30T12:00:00Z"
+AT = "2026-11-22T12:00:00Z"
 POLICY: dict[str, Any] = {
     "accuracy": {"against": "teacher", "max_drop": 0.03},
     "latency": {"against": "teacher", "max_ratio": 0.8},

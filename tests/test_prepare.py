@@ -33,7 +33,12 @@ def tokenizer(tmp_path: Path) -> Path:
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "m.onnx").write_bytes(b"weights")
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info("y", 1, [1])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Constant", [], ["y"], value_floats=[1.0])], "g", [], [value]
+    )
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model" / "m.onnx")
     return Artifact(
         folder=tmp_path / "model", entry="m.onnx", format="onnx", dtype="float32",
         files=(record_file(tmp_path / "model", "m.onnx"),), inputs=(SPEC,), outputs=(),

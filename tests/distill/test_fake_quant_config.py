@@ -86,7 +86,7 @@ def test_ranges_that_are_none(tmp_path: Path, bad: Any) -> None:
     RANGES.save(tmp_path)
     path = tmp_path / "quantization.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "ranges": bad}))
-    with pytest.raises(EvidenceError, match="train the model again|make it again"):
+    with pytest.raises(EvidenceError, match=r"train the model again|make it again"):
         load_trained(path)
 
 

@@ -122,7 +122,8 @@ def test_damaged_files(tmp_path: Path) -> None:
     made = collect_teacher_logits(teacher(), {"image": images()}, CONFIG, **folders(tmp_path))
     np.save(tmp_path / "out" / "view0.npy", np.zeros((3, 3), np.float16))
     with pytest.raises(
-        EvidenceError, match=r"view0.npy has shape \(3, 3\) of float16, expected numbers \(40, 6\); run with --fresh"
+        EvidenceError,
+        match=r"view0.npy has shape \(3, 3\) of float16, expected numbers \(40, 6\); run with --fresh",
     ):
         made.rows(0, np.arange(2))
     (tmp_path / "out" / "view1.npy").unlink()

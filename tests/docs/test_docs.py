@@ -94,9 +94,9 @@ NOT_RUN = {
         "make fuzz",
     ): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
     (
-        "docs/results/fuzz.md",
-        "make fuzz",
-    ): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
+        "docs/results/faults.md",
+        "python bench/faults/kill_study.py --out work/kill",
+    ): "studies of hours; tests/faults takes a seeded sample of their points",
     (
         "docs/results/hostile.md",
         "python tests/hostile/hostile_table.py --page docs/results/hostile.md",

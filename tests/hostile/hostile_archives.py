@@ -58,7 +58,9 @@ def _zip_overlapping(folder: Path) -> Path:
     return path
 
 
-@hostile(CASES, INSPECT, "a member whose central directory says 100 bytes and whose stream makes 64 MiB")
+@hostile(
+    CASES, INSPECT, "a member whose central directory says 100 bytes and whose stream makes 64 MiB", code=2
+)
 def _zip_size_lies(folder: Path) -> Path:
     path = _zip(folder, [("x.npy", bytes(1 << 26))], zipfile.ZIP_DEFLATED)
     data = bytearray(path.read_bytes())
@@ -69,12 +71,14 @@ def _zip_size_lies(folder: Path) -> Path:
     return path
 
 
-@hostile(CASES, DATA, "the same lie, read as data", names="data.npz")
+@hostile(CASES, DATA, "the same lie, read as data", names="data.npz", code=2)
 def _zip_size_lies_read(folder: Path) -> Path:
     return _zip_size_lies(folder)
 
 
-@hostile(CASES, INSPECT, "an archive inside an archive inside an archive: 42.zip's way", names="data.npz")
+@hostile(
+    CASES, INSPECT, "an archive inside an archive inside an archive: 42.zip's way", names="data.npz", code=2
+)
 def _zip_nested(folder: Path) -> Path:
     inner = bytes(1 << 22)
     for _ in range(3):
@@ -88,7 +92,7 @@ def _zip_nested(folder: Path) -> Path:
     return path
 
 
-@hostile(CASES, INSPECT, "an archive that holds itself, by its own local header", names="data.npz")
+@hostile(CASES, INSPECT, "an archive that holds itself, by its own local header", names="data.npz", code=2)
 def _zip_holds_itself(folder: Path) -> Path:
     """One stored member whose data is the archive from its first byte on, as quines unpack to."""
     name = b"r.npz"
@@ -147,7 +151,7 @@ def _zip_encrypted(folder: Path) -> Path:
     return path
 
 
-@hostile(CASES, INSPECT, "zip64 sizes of 2^63 bytes", names="data.npz")
+@hostile(CASES, INSPECT, "zip64 sizes of 2^63 bytes", names="data.npz", code=2)
 def _zip64_huge(folder: Path) -> Path:
     name = b"x.npy"
     extra = struct.pack("<HHQQ", 1, 16, 1 << 63, 1 << 63)
@@ -197,7 +201,7 @@ def _zip_name_escape(folder: Path) -> Path:
     return _zip(folder, [("\x1b[2Jx.npy", _array())])
 
 
-@hostile(CASES, INSPECT, "a deflate stream that ends in the middle", names="data.npz")
+@hostile(CASES, INSPECT, "a deflate stream that ends in the middle", names="data.npz", code=2)
 def _zip_stream_broken(folder: Path) -> Path:
     path = _zip(folder, [("x.npy", _array(2000))], zipfile.ZIP_DEFLATED)
     data = bytearray(path.read_bytes())
@@ -247,7 +251,7 @@ def _pickle_marks(folder: Path) -> Path:
     return _file(folder, b"\x80\x02" + b"(" * 8_000_000 + b".", "model.pkl")
 
 
-@hostile(CASES, INSPECT, "a BINBYTES8 of 2^62 bytes", names="model.pkl")
+@hostile(CASES, INSPECT, "a BINBYTES8 of 2^62 bytes", names="model.pkl", code=2)
 def _pickle_length(folder: Path) -> Path:
     return _file(folder, b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x.", "model.pkl")
 

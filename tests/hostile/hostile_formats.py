@@ -17,17 +17,17 @@ def _file(folder: Path, data: bytes, name: str) -> Path:
     return path
 
 
-@hostile(CASES, OPEN, "a root offset beyond the file", names="model.tflite")
+@hostile(CASES, OPEN, "a root offset beyond the file", names="model.tflite", code=2)
 def _tflite_root(folder: Path) -> Path:
     return _file(folder, b"\xff\xff\xff\x7fTFL3" + bytes(64), "model.tflite")
 
 
-@hostile(CASES, INSPECT, "a table whose vtable lies before the file", names="model.tflite")
+@hostile(CASES, INSPECT, "a table whose vtable lies before the file", names="model.tflite", code=2)
 def _tflite_vtable(folder: Path) -> Path:
     return _file(folder, b"\x08\0\0\0TFL3" + struct.pack("<i", 1 << 30) + bytes(64), "model.tflite")
 
 
-@hostile(CASES, INSPECT, "a vector of 2^31 buffers in 100 bytes", names="model.tflite")
+@hostile(CASES, INSPECT, "a vector of 2^31 buffers in 100 bytes", names="model.tflite", code=2)
 def _tflite_vector(folder: Path) -> Path:
     # vtable at 8: fields version, operator_codes, subgraphs, description, buffers; the last points to the vector.
     vtable = struct.pack("<HH5H", 14, 24, 4, 0, 8, 0, 12) + b"\0\0"
@@ -36,7 +36,7 @@ def _tflite_vector(folder: Path) -> Path:
     return _file(folder, b"\x18\0\0\0TFL3" + vtable + table + vector, "model.tflite")
 
 
-@hostile(CASES, INSPECT, "nothing but the magic number", names="model.tflite")
+@hostile(CASES, INSPECT, "nothing but the magic number", names="model.tflite", code=2)
 def _tflite_magic_only(folder: Path) -> Path:
     return _file(folder, b"\x08\0\0\0TFL3", "model.tflite")
 
@@ -51,13 +51,13 @@ def _tflite_sparse(folder: Path) -> Path:
     return sparse(folder / "model.tflite", 1 << 40, b"\x1c\0\0\0TFL3")
 
 
-@hostile(CASES, OPEN, "a program whose segments lie beyond the file", names="model.pte")
+@hostile(CASES, OPEN, "a program whose segments lie beyond the file", names="model.pte", code=2)
 def _pte_segments(folder: Path) -> Path:
     head = b"\x30\0\0\0ET12" + b"eh00" + struct.pack("<IQQ", 24, 1 << 40, 1 << 50)
     return _file(folder, head + bytes(64), "model.pte")
 
 
-@hostile(CASES, INSPECT, "a root offset beyond the file", names="model.pte")
+@hostile(CASES, INSPECT, "a root offset beyond the file", names="model.pte", code=2)
 def _pte_root(folder: Path) -> Path:
     return _file(folder, b"\xf0\xff\xff\xffET12" + bytes(64), "model.pte")
 
@@ -132,7 +132,7 @@ def _xml_linked_bin(folder: Path) -> Path:
     return path
 
 
-@hostile(CASES, INSPECT, "a layer's name with an escape sequence", names="model.xml")
+@hostile(CASES, INSPECT, "a layer's name with an escape sequence", names="model.xml", code=2)
 def _xml_name(folder: Path) -> Path:
     return _openvino(folder, _net(name="&#27;[2J"))
 

@@ -17,17 +17,17 @@ def _named(folder: Path, name: str, data: bytes) -> Path:
     return path
 
 
-@hostile(CASES, INSPECT, "a file whose name clears the screen", names="")
+@hostile(CASES, INSPECT, "a file whose name clears the screen", names="", code=2)
 def _name_clears(folder: Path) -> Path:
     return _named(folder, f"a{_CLEARS}.onnx", b"\x08")
 
 
-@hostile(CASES, INSPECT, "a file whose name turns the text round: `xnno.exe`", names="")
+@hostile(CASES, INSPECT, "a file whose name turns the text round: `xnno.exe`", names="", code=2)
 def _name_bidi(folder: Path) -> Path:
     return _named(folder, "a\u202eexe.onnx", b"\x08")
 
 
-@hostile(CASES, OPEN, "a file whose name holds a line break and a line like ours", names="")
+@hostile(CASES, OPEN, "a file whose name holds a line break and a line like ours", names="", code=2)
 def _name_line_break(folder: Path) -> Path:
     return _named(folder, "a\nedgekd: pass\n.onnx", b"\x08")
 
@@ -37,7 +37,7 @@ def _name_absent(folder: Path) -> Path:
     return folder / f"gone{_CLEARS}.onnx"
 
 
-@hostile(CASES, OPEN, "a name that is no UTF-8", names="")
+@hostile(CASES, OPEN, "a name that is no UTF-8", names="", code=2)
 def _name_bytes(folder: Path) -> Path:
     return _named(folder, b"a\xff\xfe.onnx".decode("utf-8", "surrogateescape"), b"\x08")
 

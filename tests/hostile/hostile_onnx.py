@@ -301,7 +301,7 @@ def _type_999(folder: Path) -> Path:
     return _one(folder, pb.model(pb.identity(pb.tensor("w", [2], pb.raw(_SAFE), kind=999))))
 
 
-@hostile(CASES, INSPECT, "a field whose length is 2^62", word="model.onnx")
+@hostile(CASES, INSPECT, "a field whose length is 2^62", word="model.onnx", code=2)
 def _length_2_62(folder: Path) -> Path:
     return _one(folder, pb.number(1, 9) + pb.varint(7 << 3 | 2) + pb.varint(1 << 62) + b"x")
 
@@ -341,7 +341,7 @@ def _sparse_1_tib(folder: Path) -> Path:
     return sparse(folder / "model.onnx", 1 << 40, pb.model(pb.identity()))
 
 
-@hostile(CASES, INSPECT, "a second graph, which protobuf merges into the first")
+@hostile(CASES, INSPECT, "a second graph, which protobuf merges into the first", code=2)
 def _two_graphs(folder: Path) -> Path:
     second = pb.message(7, pb.tensor("w", [2], pb.outside(location="../secret.bin")))
     return _one(folder, pb.model(pb.identity(pb.tensor("w", [2], pb.raw(_SAFE))), rest=second))

@@ -66,7 +66,7 @@ def _header_key_twice(folder: Path) -> Path:
     return _safetensors(folder, f'{{"w":{entry},"w":{entry}}}'.encode(), bytes(8))
 
 
-@hostile(CASES, INSPECT, "offsets beyond the file", names="model.safetensors")
+@hostile(CASES, INSPECT, "offsets beyond the file", names="model.safetensors", code=2)
 def _offsets_beyond(folder: Path) -> Path:
     return _safetensors(folder, {"w": _entry(0, 1 << 40)}, bytes(8))
 
@@ -182,7 +182,7 @@ def _npy_objects_inside(folder: Path) -> Path:
     return npz_of(folder, _npy(header, b"cos\nsystem\n(S'id'\ntR."))
 
 
-@hostile(CASES, DATA, "code where the header's dict should be")
+@hostile(CASES, DATA, "code where the header's dict should be", code=2)
 def _npy_code(folder: Path) -> Path:
     return npz_of(folder, _npy("__import__('os').system('true') or " + _PLAIN))
 
