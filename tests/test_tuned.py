@@ -180,7 +180,7 @@ def test_what_cannot_be_written_leaves_the_old_metadata(
     def full(*args: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgekd.files.tempfile.mkstemp", full)
+    monkeypatch.setattr("edgekd.temporary.make_file", full)
     with pytest.raises(StorageError, match="no space left"):
         keep_tuned(artifact, TARGET, record())
     assert (artifact.folder / "artifact.json").read_bytes() == before

@@ -80,15 +80,15 @@ def coverage_note(
         found = check_coverage(float_artifact, quantized_artifact, task)
         write_bytes(out / _SENTENCE, found.sentence.encode())
 
-    key = {
-        "float": float_artifact.digest,
-        "quantized": quantized_artifact.digest,
-        "prepare": prepare_key(float_artifact.prepare),
-        "data": task.split_digest("select"),
-        "examples": EXAMPLES,
-        "limits": str(LIMITS),
-    }
     try:
+        key = {
+            "float": float_artifact.digest,
+            "quantized": quantized_artifact.digest,
+            "prepare": prepare_key(float_artifact.prepare),
+            "data": task.split_digest("select"),
+            "examples": EXAMPLES,
+            "limits": str(LIMITS),
+        }
         kept = store.run("coverage", f"coverage of {label}", key, build).folder / _SENTENCE
     except (DataError, ModelError, UsageError) as e:
         return f"{label}: whether its calibration covers the data was not looked at: {e.what}."
