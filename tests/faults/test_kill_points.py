@@ -71,7 +71,9 @@ def test_what_is_left_behind_is_seen(tmp_path: Path, name: str, found: bool) -> 
 def test_half_a_stage_and_half_a_document_are_seen(tmp_path: Path) -> None:
     place = Place(tmp_path)
     (place.cache / "train" / "a").mkdir(parents=True)
-    write_json(place.cache / "train" / "a" / "stage.json", {"schema": "edgekd.stage/1", "files": [], "key": {}})
+    write_json(
+        place.cache / "train" / "a" / "stage.json", {"schema": "edgekd.stage/1", "files": [], "key": {}}
+    )
     assert check.half_documents(place) == []
     (place.cache / "train" / "b").mkdir()
     (place.root / "half.json").write_text('{"a":')
