@@ -28,7 +28,7 @@ ALL = [block for page in PAGES for block in blocks(page)]
 
 #: Blocks that are not run here, by page and first command, each with the reason.
 NOT_RUN = {
-    ("docs/files.md", "edgekd eval python:net:build --weights net.pt --data test.npz"): "it is refused",
+    ("docs/outside_files.md", "edgekd eval python:net:build --weights net.pt --data test.npz"): "it is refused",
     ("docs/suites.md", "python bench/suites/table.py --out docs/results"): "half an hour of exports",
     ("docs/suites.md", "pytest bench/suites --edgekd-target cpu:openvino --benchmark-json timings.json"): (
         "minutes of timing; a part of it runs in tests/bench"
@@ -78,6 +78,10 @@ NOT_RUN = {
         "README.md",
         "pip install '.[ort]'",
     ): "changes the environment; tests/packaging installs the wheel in its own",
+    (
+        "README.md",
+        "edgekd release runs/gate -o student-1.0 --provenance provenance.yaml --key key.pem",
+    ): "wants a key and a declaration; docs/bundle.md and docs/verify.md run both commands",
     ("README.md", "make cifar"): "trains for hours on data that may be absent; tests run it shortened",
     ("docs/quickstart.md", "pip install 'edgekd[ort]'"): "changes the environment that runs the tests",
     (
