@@ -28,7 +28,10 @@ ALL = [block for page in PAGES for block in blocks(page)]
 
 #: Blocks that are not run here, by page and first command, each with the reason.
 NOT_RUN = {
-    ("docs/outside_files.md", "edgekd eval python:net:build --weights net.pt --data test.npz"): "shows a refusal and needs a network of the reader",
+    (
+        "docs/outside_files.md",
+        "edgekd eval python:net:build --weights net.pt --data test.npz",
+    ): "shows a refusal and needs a network of the reader",
     ("docs/suites.md", "python bench/suites/table.py --out docs/results"): "half an hour of exports",
     ("docs/suites.md", "pytest bench/suites --edgekd-target cpu:openvino --benchmark-json timings.json"): (
         "minutes of timing; a part of it runs in tests/bench"
