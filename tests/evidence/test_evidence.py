@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fixtures_run import make_evaluation, make_measurement, make_run
 
-from edgekd.errors import DamagedFileError, EvidenceError, PolicyError
+from edgekd.errors import EvidenceError, PolicyError
 from edgekd.evidence import (
     Evaluation,
     Measurement,
@@ -283,14 +283,14 @@ def test_a_document_that_its_rows_contradict_is_refused(tmp_path):
 def test_rows_that_are_no_archive_are_refused(tmp_path):
     path = tmp_path / "evaluation.json"
     save_evaluation(make_evaluation(n=40), path)
-    for content, error, words in (
-        (b"", EvidenceError, "not a whole evaluation"),
-        (b"PK\x03\x04nonsense", DamagedFileError, "rule truncated"),
+    for content, words in (
+        (b"", "not a whole evaluation"),
+        (b"PK\x03\x04nonsense", "not a whole evaluation.*rule truncated"),
     ):
         path.with_suffix(".npz").write_bytes(content)
         value = json.loads(path.read_text())
         path.write_text(json.dumps({**value, "rows_sha256": sha256_file(path.with_suffix(".npz"))}))
-        with pytest.raises(error, match=words):
+        with pytest.raises(EvidenceError, match=words):
             load_evaluation(path)
 
 
