@@ -105,6 +105,10 @@ NOT_RUN = {
         "python bench/faults/kill_study.py --out work/kill",
     ): "studies of hours; tests/faults takes a seeded sample of their points",
     (
+        "docs/results/fuzz.md",
+        "make fuzz",
+    ): "fuzzes for half an hour; tests/fuzz runs 200 executions of each target",
+    (
         "docs/results/hostile.md",
         "python tests/hostile/hostile_table.py --page docs/results/hostile.md",
     ): "writes into the checkout; tests/hostile runs the corpus",
