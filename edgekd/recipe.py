@@ -178,6 +178,7 @@ class QuantizeBlock(_Block):
     granularity: Literal["tensor", "channel", "block"] | None = None
     block_size: int | None = None
     calibration: Literal["minmax", "entropy", "percentile", "mse"] | None = None
+    smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     examples: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     accuracy_level: Annotated[int, Field(ge=0, le=4)] | None = None

@@ -64,6 +64,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of calibration (default: %(default)s)",
     )
     parser.add_argument(
+        "--smoothing",
+        metavar="ALPHA",
+        type=float,
+        default=0.0,
+        help="move so much of the differences between channels of activations into the weights, below 1 (0.5 is usual; "
+        "OpenVINO; default: none)",
+    )
+    parser.add_argument(
         "--seed",
         metavar="N",
         type=options.whole,
@@ -151,6 +159,7 @@ def run(args: argparse.Namespace) -> int:
         config_of(args.dtype, args.mode),
         variant=variant,
         calibration=args.method,
+        smoothing=args.smoothing,
         examples=args.examples,
         seed=args.seed,
         keep_float=tuple(sorted(set(args.keep_float))),

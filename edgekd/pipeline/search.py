@@ -85,8 +85,7 @@ def _search(
     winner = found.winner.mixture
     reference = found.trials[0].mixture
     gate = judge_accuracy(
-        oracle.evaluate(reference, "test"),
-        oracle.evaluate(winner, "test"),
+        *oracle.evaluate_pair(reference, winner, "test"),
         max_drop=request.max_drop,
         against="float32",
         target=winner.target,

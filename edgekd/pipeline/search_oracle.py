@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -23,15 +24,19 @@ from edgekd.errors import (
     UsageError,
 )
 from edgekd.evaluate import EvaluationRequest, OpenChildren
+from edgekd.evaluate.evaluation import place_of
 from edgekd.evidence import Evaluation
 from edgekd.evidence.evaluation import join_rows, take_rows
-from edgekd.gates.accuracy import POWER, AccuracyLimit, compare, is_proportion, judge_accuracy
+from edgekd.gates.accuracy import is_proportion, judge_accuracy
+from edgekd.gates.verdict import Gate
 from edgekd.model import Model
 from edgekd.pipeline.artifacts import Spools, calibration_feeds, export_to, quantize_artifact
 from edgekd.pipeline.collect import evaluate_artifact
 from edgekd.pipeline.execution import PLAIN_BATCH
 from edgekd.pipeline.routes import exporter_for
+from edgekd.pipeline.search_looks import early_answer, is_assured
 from edgekd.pipeline.search_times import Plan, race, stored_glance
+from edgekd.pipeline.sweep import usable_cpus
 from edgekd.pipeline.targets import board_of
 from edgekd.plugins import list_plugins, load_path
 from edgekd.quantize.config import QuantConfig
@@ -39,15 +44,12 @@ from edgekd.quantize.layers import LayerError, SearchableExporter
 from edgekd.quantize.mixture import Latency, Mixture, Trial
 from edgekd.quantize.trained import load_trained
 from edgekd.stages import StageStore, tool_versions
-from edgekd.statistics.tango import normal_quantile
 from edgekd.tasks import TaskSpec
 
-#: Rows after which a mixture that is clearly worse is dropped without the rest.
+#: Rows after which a mixture that is clearly good or bad is judged without the rest.
 _EARLY = (500, 1000)
-#: An early look is worth a session of its own only where so many times more rows follow.
-_WORTH = 4
-#: One-sided level at which it is dropped early: each look may err, and costs a good mixture then.
-_EARLY_CONFIDENCE = 0.999
+#: An early look is worth its while only where there are so many times more rows.
+_WORTH = 2
 #: Calibrations of one class that are tried: where a second one does not help, layers in float do, and sooner than a third.
 _ALTERNATIVES = 2
 #: Calibration examples that layers are compared on.
@@ -85,6 +87,8 @@ class StoreOracle:
     )
     _spools: Spools = field(init=False)
     _children: OpenChildren = field(default_factory=OpenChildren)
+    #: One thread for the whole search: a child ends with the thread that started it.
+    _beside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     _floats: dict[str, Artifact] = field(default_factory=dict)
     _made: dict[Mixture, Artifact] = field(default_factory=dict)
     _evaluations: dict[tuple[Mixture, str], Evaluation] = field(default_factory=dict)
@@ -99,6 +103,7 @@ class StoreOracle:
 
     def __exit__(self, *_: object) -> None:
         self._children.close()
+        self._beside.shutdown()
         self._folder.cleanup()
 
     def float_artifact(self, target: str) -> Artifact:
@@ -148,7 +153,7 @@ class StoreOracle:
                     kind = (name, settings, config.dtype, config.mode, config.variant, block)
                     mixture = Mixture(target=name, config=config, settings=settings)
                     found.setdefault(kind, []).append(mixture)
-        return [alternatives[:_ALTERNATIVES] for alternatives in found.values()]
+        return [_first_calibrations(alternatives) for alternatives in found.values()]
 
     def _trained(self, format_name: str) -> list[QuantConfig]:
         """The quantization that the model was trained for, where it was for one."""
@@ -248,7 +253,7 @@ class StoreOracle:
         """
         self.progress(mixture.label)
         reference = next(iter(self.float_mixtures()))
-        against = self.evaluate(reference, "select")
+        against = self._reference(reference)
         if mixture == reference:
             return Trial(
                 mixture=mixture, decision="pass", difference=0.0, interval=(0.0, 0.0), n=against.n, assured=True,
@@ -264,32 +269,49 @@ class StoreOracle:
             return Trial(mixture=mixture, decision="error", reason=str(e))
         if gate.decision == "error":
             raise DataError(gate.reason, "the search needs data that the accuracy gate can judge")
-        wanted = gate.detail.get("n_that_would_decide")
-        return Trial(
-            mixture=mixture, decision=gate.decision, difference=gate.estimate, interval=gate.interval, n=gate.n or 0,
-            assured=_assured(gate.decision, gate.estimate, gate.interval, self.plan.max_drop), size_bytes=size,
-            reason=gate.reason, wanted=wanted if isinstance(wanted, int) else None,
-        )  # fmt: skip
+        return replace(_trial(mixture, gate, self.plan.max_drop), size_bytes=size)
+
+    def _reference(self, reference: Mixture) -> Evaluation:
+        """The float model's answers; while its child works on the first ones, what will be glanced at is made here."""
+        if (reference, f"select:{None}") in self._evaluations:
+            return self.evaluate(reference, "select")
+        self.float_artifact(reference.target)
+        answers = self._beside.submit(self.evaluate, reference, "select")
+        first = [alternatives[0] for alternatives in self.classes()]
+        if len(first) > 1:
+            for mixture in first:
+                if answers.done() and answers.exception() is not None:
+                    break
+                self._can_be_made(mixture)
+        return answers.result()
+
+    def evaluate_pair(self, one: Mixture, other: Mixture, split: str) -> tuple[Evaluation, Evaluation]:
+        """Two mixtures' answers; side by side where each has a child of its own."""
+        places = [place_of(self._request(m, split)) for m in (one, other)]
+        if places[0] == places[1] or usable_cpus() < 2:
+            return self.evaluate(one, split), self.evaluate(other, split)
+        first = self._beside.submit(self.evaluate, one, split)
+        return self.evaluate(other, split), first.result()
 
     def _look(self, mixture: Mixture, against: Evaluation) -> tuple[Evaluation, Trial | None]:
-        """Its answers on the selection rows, and None; or those up to where it is clearly rejected, and that trial."""
+        """Its answers on the selection rows, and None; or those up to where enough is known, and that trial."""
         _, mark, named = self.plan.task.data["select"].rpartition("#")
         looks = [rows for rows in _EARLY if against.n >= _WORTH * rows]
         if not looks or not is_proportion(against) or (mark and named.isalpha()):
             return self.evaluate(mixture, "select"), None
         seen = self.evaluate(mixture, "select", slice(0, looks[0]))
         for rows, following in zip(looks, [*looks[1:], None], strict=True):
-            found = compare(
-                take_rows(against, np.arange(rows)), seen, AccuracyLimit(max_drop=self.plan.max_drop),
-                confidence=_EARLY_CONFIDENCE,
-            )  # fmt: skip
-            if found.interval is not None and found.interval[1] < -self.plan.max_drop:
-                return seen, Trial(
-                    mixture=mixture, decision="reject", difference=found.estimate, interval=found.interval, n=rows,
-                    reason=f"clearly below float32 on the first {rows:,} examples",
-                )  # fmt: skip
+            # Paired by the whole split's digest: the parts are all of it, in order.
+            seen = replace(seen, data=against.data)
+            part = take_rows(against, np.arange(rows))
+            gate = judge_accuracy(part, seen, max_drop=self.plan.max_drop, against="float32")
+            known = early_answer(gate, against.n)
+            if known is not None:
+                return seen, replace(
+                    _trial(mixture, gate, self.plan.max_drop),
+                    reason=f"{known} on the first {rows:,} examples",
+                )
             seen = join_rows(seen, self.evaluate(mixture, "select", slice(rows, following)))
-        # Paired by the whole split's digest: the parts are all of it, in order.
         return replace(seen, data=against.data), None
 
     def layers(self, mixture: Mixture) -> Sequence[LayerError]:
@@ -360,11 +382,16 @@ class StoreOracle:
         return here and sum(a.size_bytes for _, a in artifacts) <= _SIDE_BY_SIDE_BYTES
 
 
-def _assured(
-    decision: str, estimate: float | None, interval: tuple[float, float] | None, max_drop: float
-) -> bool:
-    """Whether a test of as many other rows agrees with the power that METHOD plans with (80 %), if this is the truth."""
-    if decision != "pass" or estimate is None or interval is None:
-        return False
-    error = (interval[1] - interval[0]) / (2 * normal_quantile(0.95))
-    return estimate + max_drop >= (normal_quantile(0.95) + normal_quantile(POWER)) * error
+def _first_calibrations(alternatives: Sequence[Mixture]) -> list[Mixture]:
+    """Those of the first methods of calibration, smoothed or not."""
+    configured = [(m, m.config.calibration) for m in alternatives if m.config is not None]
+    methods = list(dict.fromkeys(method for _, method in configured))[:_ALTERNATIVES]
+    return [m for m, method in configured if method in methods]
+
+
+def _trial(mixture: Mixture, gate: Gate, max_drop: float) -> Trial:
+    wanted = gate.detail.get("n_that_would_decide")
+    return Trial(
+        mixture=mixture, decision=gate.decision, difference=gate.estimate, interval=gate.interval, n=gate.n or 0,
+        assured=is_assured(gate), reason=gate.reason, wanted=wanted if isinstance(wanted, int) else None,
+    )  # fmt: skip

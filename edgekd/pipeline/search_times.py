@@ -27,8 +27,9 @@ from edgekd.tasks import TaskSpec
 
 #: A glance where the children that evaluate cannot take it.
 _GLANCE = Protocol(min_restarts=1, max_restarts=1, rounds=8, warm_s=0.1)
-#: METHOD 1's protocol, in its least numbers: four restarts of ten rounds. Nothing is judged that needs a second look.
-_FINAL = Protocol(min_restarts=4, max_restarts=4, rounds=10)
+#: METHOD 1's protocol, in its least numbers: four restarts of ten rounds of 8 ms. Nothing is judged that needs a second
+#: look.
+_FINAL = Protocol(min_restarts=4, max_restarts=4, rounds=10, block_ms=8.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,9 @@ class QuantConfig:
         calibration: of static ranges: ``minmax``, ``entropy``, ``percentile`` or ``mse``.
         examples: how many calibration examples at most.
         seed: draws the examples from all there are; None takes the first.
+        smoothing: in [0, 1); share of the differences between the channels of an activation that is moved into the weights
+            behind it, which have a scale for each (SmoothQuant's alpha: Xiao et al. 2023, eq. 4); 0 moves nothing that
+            the quantizer does not move by itself.
         accuracy_level: of weight-only products on ONNX Runtime (ContribOperators.md, MatMulNBits): 4 computes in int8,
             1 in float32; 0 leaves it to the runtime, which is 5 to 10 times slower for 8 bits.
         keep_float: names of nodes of the float file that stay as they are, sorted.
@@ -54,6 +57,7 @@ class QuantConfig:
     calibration: str = "minmax"
     examples: int = 256
     seed: int | None = None
+    smoothing: float = 0.0
     accuracy_level: int = 4
     keep_float: tuple[str, ...] = ()
     ranges: tuple[tuple[str, float, float], ...] = ()
@@ -71,6 +75,7 @@ class QuantConfig:
         idle = [] if self.granularity == "block" else ["block_size"]
         idle += [] if (self.mode, self.granularity) == ("weight-only", "block") else ["accuracy_level"]
         idle += [] if self.calibrated else ["calibration"]
+        idle += [] if self.smoothing else ["smoothing"]
         idle += [] if self.seed is not None else ["seed"]
         idle += [] if self.keep_float else ["keep_float"]
         idle += [] if self.ranges else ["ranges"]
@@ -103,6 +108,14 @@ class QuantConfig:
             raise UsageError(
                 f"ranges from training go with int8 static, this is {self.dtype} {self.mode}",
                 "leave them out",
+            )
+        if not 0 <= self.smoothing < 1:
+            raise UsageError(
+                f"smoothing {self.smoothing:g} is not in [0, 1)", "give 0.5, or leave smoothing out"
+            )
+        if self.smoothing and self.mode != "static":
+            raise UsageError(
+                f"smoothing goes with static ranges, the mode is {self.mode}", "leave smoothing out"
             )
         if self.examples < 1:
             raise UsageError(f"calibration needs at least 1 example, got {self.examples}", "raise it")

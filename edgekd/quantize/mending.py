@@ -84,13 +84,16 @@ class State:
                 self.trials[mixture] = replace(self.trials[mixture], latency=latency)
 
 
-def mend(state: State, mixture: Mixture, others: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+def mend(
+    state: State, mixture: Mixture, others: Sequence[tuple[str, ...]], affordable: float = 1.0
+) -> tuple[str, ...] | None:
     """Keep as few layers of a whole-model mixture in float as make it hold; None where none do.
 
     With n layers, of which k stay kept, at most ``len(others) + 3 ceil(log2 n) + 4 + k`` mixtures are judged.
 
     Args:
         others: what made others hold; where it makes this one hold as well, nothing else is tried.
+        affordable: share of the multiply-accumulates in float beyond which the mixture is of no use.
     """
     layers = sorted(state.oracle.layers(mixture), key=_level)
     state.layers[mixture.label] = tuple(layers)
@@ -98,7 +101,7 @@ def mend(state: State, mixture: Mixture, others: Sequence[tuple[str, ...]]) -> t
     for known in others:
         if set(known) <= set(macs) and (trial := state.judge(mixture.keeping(known))) and trial.assured:
             return known
-    kept = _shortest(state, mixture, layers, len(layers))
+    kept = _shortest(state, mixture, layers, _end(layers, affordable))
     if kept is not None and all(macs[x.name] for x in layers):
         weight = {name: float(count or 0) for name, count in macs.items()}
         by_weight = sorted(layers, key=lambda x: -_noise(x) / weight[x.name])
@@ -109,6 +112,15 @@ def mend(state: State, mixture: Mixture, others: Sequence[tuple[str, ...]]) -> t
             fits += 1
         kept = _shortest(state, mixture, by_weight, fits + 1) or kept
     return None if kept is None else _refine(state, mixture, kept, macs)
+
+
+def _end(layers: Sequence[LayerError], affordable: float) -> int:
+    """How many of the layers may be kept, and one more: as many as weigh no more than is affordable, one at least."""
+    total = sum(x.macs or 0 for x in layers)
+    for count in range(1, len(layers)):
+        if sum(x.macs or 0 for x in layers[: count + 1]) > affordable * total:
+            return count + 1
+    return len(layers)
 
 
 def _together(layers: Sequence[LayerError]) -> tuple[str, ...]:

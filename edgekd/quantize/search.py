@@ -6,9 +6,9 @@ questions are asked of it:
 1. A glance at the times of whole-model configurations, one of each class. Those of one class differ in calibration and
    granularity only, so in accuracy and hardly in speed.
 2. The fastest is judged first, by the alternatives of its class until one holds. What is slower than something that
-   holds is never judged.
+   holds is never judged; nor is what differs by session settings alone from what is settled, and is no faster.
 3. Where a class does not hold, its most sensitive layers stay in float (:mod:`edgekd.quantize.mending`). Layers in float
-   only make it slower: a class that is slower as it is than what holds is not mended.
+   only make it slower: a class that is hardly faster as it is than what holds is not mended.
 4. What holds and is near the fastest is raced in one measurement. The fastest is the winner; of equals, the smaller
    file.
 
@@ -28,8 +28,17 @@ from edgekd.quantize.mixture import Mixture, Trial
 
 #: Ratios to the float model that differ by less are equal: the smaller file wins.
 SAME_SPEED = 0.01
+#: What misses by more margins than this is not mended by another method of calibration.
+FAR = 3.0
 #: A glance is that sure of the order: what takes so many times the fastest's time is not the winner.
-NEAR = 1.08
+NEAR = 1.05
+#: Layers that have to stay in float are sought where the whole takes less than so much of the time of what holds.
+WORTH = 0.97
+#: A whole model that takes up to so many times the time of another is judged before layers of that one are kept in float:
+#: it takes one question, and they cost time too.
+MENDED = 1.15
+#: Layers in float cost their share of the multiply-accumulates; half of that at least.
+_SAVED = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +74,8 @@ class _Walk:
     classes: dict[Mixture, tuple[Mixture, ...]]
     #: First of a class -> the alternative that lost least, where none is assured.
     failing: dict[Mixture, Mixture] = field(default_factory=dict)
+    #: First of a class -> the alternative that is assured as it is.
+    holding: dict[Mixture, Mixture] = field(default_factory=dict)
     #: First of a class -> what has to stay in float.
     mended: dict[Mixture, tuple[str, ...]] = field(default_factory=dict)
 
@@ -73,12 +84,35 @@ class _Walk:
         if len(open_) > 1:
             self.state.glance(open_)
         while open_ and not self.state.out_of_time:
-            first = min(open_, key=self._bound)
+            first = self._next(open_)
             open_.remove(first)
+            if self._outdone(first):
+                continue
             if first in self.failing:
                 self._mend(first)
             elif self._bound(first) <= NEAR * self._best() and self._fails(first):
                 open_.append(first)
+
+    def _next(self, open_: Sequence[Mixture]) -> Mixture:
+        """The fastest. One of which layers have to stay in float comes after whole models that are hardly slower; and where
+        others differ from it by session settings alone and are as fast, the one that is fastest in float comes first."""
+        first = min(open_, key=self._bound)
+        if first not in self.failing:
+            return first
+        whole = [m for m in open_ if m not in self.failing and not _is_twin(m, first)]
+        near = [m for m in whole if self._bound(m) <= MENDED * self._bound(first)]
+        if near:
+            return min(near, key=self._bound)
+        equal = [m for m in open_ if m == first or (_is_twin(m, first) and self._no_faster(first, m))]
+        return min(equal, key=lambda m: self._ratios().get(replace(m, config=None), math.inf))
+
+    def _ratios(self) -> dict[Mixture, float]:
+        return {m: x.ratio for m, x in self.state.seen.items()} | {self.reference: 1.0}
+
+    def _no_faster(self, one: Mixture, other: Mixture) -> bool:
+        """Whether a glance does not show that ``one`` is the faster."""
+        ratios = self._ratios()
+        return one in ratios and other in ratios and ratios[one] >= ratios[other] * (1 - 2 * SAME_SPEED)
 
     def _bound(self, mixture: Mixture) -> float:
         """The least ratio that it can have; what could not be timed is asked first, to learn why."""
@@ -94,12 +128,15 @@ class _Walk:
         """Judge the alternatives until one is assured; whether layers in float might help where none is."""
         found: Trial | None = None
         for mixture in self.classes[first]:
+            if found is not None and self._is_far(found) and _other_ranges(mixture, found.mixture):
+                continue
             trial = self.state.judge(mixture)
             if trial is None:
                 break
             if trial.assured:
                 if self.state.seen:  # alone it needs no glance: the final race follows
                     self.state.glance([mixture])
+                self.holding[first] = mixture
                 return False
             # An error has no difference: it is the last choice.
             if found is None or _difference(trial) > _difference(found):
@@ -111,23 +148,51 @@ class _Walk:
 
     def _mend(self, first: Mixture) -> None:
         self.state.glance([first])
-        if self._bound(first) >= self._best() or self._outdone(first):
+        if self._bound(first) >= WORTH * self._best():
             return
         mixture = self.failing[first]
-        kept = mend(self.state, mixture, list(self.mended.values()))
+        kept = mend(self.state, mixture, list(self.mended.values()), affordable=self._affordable(first))
         if kept is not None:
             self.mended[first] = kept
             self.state.glance([mixture.keeping(kept)])
 
+    def _affordable(self, first: Mixture) -> float:
+        """Share of the multiply-accumulates that may stay in float, for all that is known, and leave it the fastest."""
+        whole, ratios = self._bound(first), self._ratios()
+        in_float = ratios.get(replace(first, config=None), 1.0)
+        return _SAVED * (self._best() - whole) / (in_float - whole) if in_float > whole else 1.0
+
     def _outdone(self, first: Mixture) -> bool:
-        """Whether a mended class differs by session settings alone, and both its ends, quantized and float, are no slower."""
-        ratios = {m: x.ratio for m, x in self.state.seen.items()} | {self.reference: 1.0}
-        for other in self.mended:
-            if (other.target, other.config) == (first.target, first.config):
-                pairs = ((other, first), (replace(other, config=None), replace(first, config=None)))
-                if all(a in ratios and b in ratios and ratios[a] <= ratios[b] for a, b in pairs):
-                    return True
+        """Whether a class that is settled differs by session settings alone and is no slower: as what holds of it, or at
+        both its ends, quantized and float, where layers of it stay in float."""
+        for other, held in self.holding.items():
+            if _is_twin(other, first):
+                own = replace(held, settings=first.settings)
+                self.state.glance([own])
+                return self._no_faster(own, held)
+        return any(
+            _is_twin(other, first)
+            and self._no_faster(first, other)
+            and self._no_faster(replace(first, config=None), replace(other, config=None))
+            for other in self.mended
+        )
+
+    def _is_far(self, trial: Trial) -> bool:
+        margin = self.state.max_drop
+        return margin is not None and _difference(trial) < -FAR * margin
+
+
+def _is_twin(one: Mixture, other: Mixture) -> bool:
+    """Whether two quantizations differ by session settings alone."""
+    return one.config is not None and (one.target, one.config) == (other.target, other.config)
+
+
+def _other_ranges(one: Mixture, other: Mixture) -> bool:
+    """Whether two quantizations differ by the method of calibration alone, smoothed or not."""
+    if one.config is None or other.config is None:
         return False
+    ranged = replace(one.config, calibration=other.config.calibration, smoothing=other.config.smoothing)
+    return one.config.calibration != other.config.calibration and ranged == other.config
 
 
 def find_mixture(

@@ -24,6 +24,7 @@ class Support:
         variants: of activation and weight types.
         keep_float: whether single nodes can stay float; ``instead`` says what to do where not.
         ranges: whether it takes ranges from quantization-aware training.
+        smoothing: whether it moves differences between channels of activations into weights.
         accuracy_level: whether its weight-only products have one; else only the default is taken.
     """
 
@@ -34,6 +35,7 @@ class Support:
     keep_float: bool = False
     accuracy_level: bool = False
     ranges: bool = False
+    smoothing: bool = False
     instead: str = "quantize it for onnx or openvino, or leave the model in float32"
 
     def check(self, config: QuantConfig) -> None:
@@ -63,6 +65,11 @@ class Support:
             raise UsageError(
                 f"{self.writer} takes no ranges from training",
                 "quantize for onnx, and convert that",
+            )
+        if config.smoothing and not self.smoothing:
+            raise UsageError(
+                f"{self.writer} has no smoothing, {config.smoothing:g} was asked for",
+                "quantize for openvino, or leave it out",
             )
         level = next(f.default for f in fields(QuantConfig) if f.name == "accuracy_level")
         if config.mode == "weight-only" and not self.accuracy_level and config.accuracy_level != level:

@@ -29,6 +29,8 @@ _OPTIONS = ("shapes", "feeds", "atol", "rtol", "dtype")
 #: Options that belong to the ONNX export before the conversion.
 _OF_ONNX = ("opset",)
 _DTYPES = ("float32", "float16")
+#: SmoothQuant's alpha that suits most models (Xiao et al. 2023, section 5.1).
+_USUAL_SMOOTHING = 0.5
 
 
 class OpenVinoExporter:
@@ -121,8 +123,13 @@ class OpenVinoExporter:
         return quantize_artifact(artifact, config, feeds, out)
 
     def quantization_choices(self, artifact: Artifact, device: str) -> Sequence[QuantConfig]:
-        """See :class:`edgekd.quantize.layers.SearchableExporter`: static INT8, by every calibration there is."""
-        return tuple(QuantConfig(calibration=method) for method in ("minmax", "percentile", "mse"))
+        """See :class:`edgekd.quantize.layers.SearchableExporter`: static INT8; what mends uneven channels goes before
+        what clips outliers."""
+        return (
+            QuantConfig(),
+            QuantConfig(smoothing=_USUAL_SMOOTHING),
+            *(QuantConfig(calibration=method) for method in ("percentile", "mse")),
+        )
 
     def layer_errors(
         self, artifact: Artifact, quantized: Artifact, feeds: Sequence[Mapping[str, Array]]

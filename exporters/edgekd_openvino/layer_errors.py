@@ -8,7 +8,7 @@ own: the graph is cut before each quantizer of an activation, and the float tens
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +20,11 @@ from edgekd.errors import ModelError
 from edgekd.lazy import require
 from edgekd.quantize.layers import LayerError
 from edgekd.spec import check_feeds
-from edgekd_openvino.library import core, errors, reason
-from edgekd_openvino.probe import AS_WRITTEN
+from edgekd_openvino.library import errors, reason
+from edgekd_openvino.probe import compile_as_written
 from edgekd_openvino.runtime import read_model
 from edgekd_openvino.specs import read_specs
-from edgekd_openvino.unquantizing import MOVING, QUANTIZER, is_stored
+from edgekd_openvino.unquantizing import MOVING, QUANTIZER, activation_port, is_smoothing, is_stored
 
 #: Output of a multiply-accumulate operator, per element, takes this product of the weight's dimensions (OpenVINO's
 #: operator specifications: [out, in, ...], [groups, out, in, ...]).
@@ -67,12 +67,12 @@ def layer_errors(
     """
     before, after = read_model(artifact.path), read_model(quantized.path)
     inputs = read_specs(before, artifact.path)[0]
+    known = _named(before)
     layers = {
         str(op.get_friendly_name()): _Layer(op_type=str(op.get_type_name()))
         for op in after.get_ordered_ops()
-        if _quantized_inputs(op)
+        if _quantized_inputs(op) and not is_smoothing(op, known)
     }
-    known = _named(before)
     strange = [name for name in layers if name not in known]
     if strange:
         raise ModelError(
@@ -83,7 +83,7 @@ def layer_errors(
     cut = read_model(quantized.path)
     # What the cuts part from the results is no longer found from them.
     pieces = _named(cut)
-    fed = _cut(cut)
+    fed = _cut(cut, known)
     wanted = sorted({*layers, *(source for source, _ in fed.values())})
     passes = zip(
         feeds,
@@ -123,7 +123,7 @@ def _quantized_inputs(op: Any) -> list[Any]:
     return found
 
 
-def _cut(model: Any) -> dict[str, tuple[str, int]]:
+def _cut(model: Any, known: Collection[str]) -> dict[str, tuple[str, int]]:
     """Feed every activation quantizer from an input of its own; input name -> the tensor that it takes."""
     ov = require("openvino", extra="openvino", purpose="comparing layers")
     fed: dict[str, tuple[str, int]] = {}
@@ -131,17 +131,20 @@ def _cut(model: Any) -> dict[str, tuple[str, int]]:
     for op in model.get_ordered_ops():
         if op.get_type_name() != QUANTIZER or is_stored(op):
             continue
-        port = op.input_value(0)
-        node = port.get_node()
+        port = op.input(0)
+        if is_smoothing(port.get_source_output().get_node(), known):
+            port = activation_port(port.get_source_output().get_node())
+        source = port.get_source_output()
+        node = source.get_node()
         if node.get_type_name() in ("Parameter", QUANTIZER):
             continue  # fed already, or rounded twice
-        key = (str(node.get_friendly_name()), int(port.get_index()))
+        key = (str(node.get_friendly_name()), int(source.get_index()))
         if key not in made:
             name = f"edgekd-cut-{len(made)}"
-            parameter = ov.op.Parameter(port.get_element_type(), port.get_partial_shape())
+            parameter = ov.op.Parameter(source.get_element_type(), source.get_partial_shape())
             parameter.output(0).set_names({name})
             made[key], fed[name] = parameter, key
-        op.input(0).replace_source_output(made[key].output(0))
+        port.replace_source_output(made[key].output(0))
     model.add_parameters(list(made.values()))
     return fed
 
@@ -163,7 +166,7 @@ def _compile(model: Any, ops: Mapping[str, Any], names: Sequence[str], where: st
     try:
         parameters = model.get_parameters()
         seen = ov.Model([ops[name].output(k) for name, k in ports], parameters, "layers")
-        compiled = core().compile_model(seen, "CPU", AS_WRITTEN)
+        compiled = compile_as_written(seen)
     except errors() as e:
         raise ModelError(
             f"openvino cannot show the layers of {where} ({reason(e)})", "search onnx instead"

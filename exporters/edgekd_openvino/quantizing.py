@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekd.artifact import Artifact, record_file
 from edgekd.data.example import Array
 from edgekd.errors import ModelError
@@ -39,6 +41,7 @@ SUPPORT = Support(
     calibrations=("minmax", "percentile", "mse"),
     variants=("cpu", "tensorrt"),
     keep_float=True,
+    smoothing=True,
 )
 #: NNCF's presets: "mixed" keeps weights symmetric and activations asymmetric, "performance" makes both symmetric.
 _PRESETS = {"cpu": "mixed", "tensorrt": "performance"}
@@ -52,6 +55,8 @@ _CONTROL = ("If", "Loop", "TensorIterator")
 _LEAST_BLOCK = 8
 #: Element types of compressed weights.
 _WEIGHTS = {"int8": ("i8", "u8"), "int4": ("i4", "u4")}
+#: Examples that are calibrated on at once, and bytes of their inputs: activations take many times that.
+_AT_ONCE, _AT_ONCE_BYTES = 16, 1 << 20
 _PURPOSE = "quantizing OpenVINO models"
 
 
@@ -167,18 +172,21 @@ def _quantize(model: Any, config: QuantConfig, spool: CalibrationSpool, *, trans
         nncf = require("nncf", extra="openvino", purpose=_PURPOSE)
         advanced = _advanced(nncf, config)
 
-        def feeds_of(index: int) -> dict[int, Array]:
-            batch = spool.batch(index)
-            return {i: batch[s.name] for i, s in enumerate(spool.inputs)}
+        groups = _groups(config, spool)
+
+        def feeds_of(group: range) -> dict[int, Array]:
+            batches = [spool.batch(k) for k in group]
+            return {i: np.concatenate([b[s.name] for b in batches]) for i, s in enumerate(spool.inputs)}
 
         try:
             return nncf.quantize(
                 model,
-                nncf.Dataset(range(spool.batches), feeds_of),
+                nncf.Dataset(groups, feeds_of),
                 preset=nncf.QuantizationPreset(_PRESETS[config.variant]),
                 target_device=nncf.TargetDevice.CPU,
-                subset_size=spool.batches,
-                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                subset_size=len(groups),
+                # NNCF smooths nothing of any other type.
+                model_type=nncf.ModelType.TRANSFORMER if transformer or config.smoothing else None,
                 advanced_parameters=advanced,
             )
         except (*errors(), *_nncf_errors(nncf)) as e:
@@ -186,6 +194,20 @@ def _quantize(model: Any, config: QuantConfig, spool: CalibrationSpool, *, trans
                 f"nncf cannot quantize this model ({reason(e)})",
                 "try another --method, or leave it in float32",
             ) from e
+
+
+def _groups(config: QuantConfig, spool: CalibrationSpool) -> list[range]:
+    """Which batches of the spool are run at once: the least and the greatest of many are those of all their examples.
+
+    Other statistics are means over examples, and examples of several sizes do not fit together.
+    """
+    size = 1
+    if config.calibration == "minmax" and all(s.dynamic_batch for s in spool.inputs):
+        shapes = {tuple(v.shape[1:] for v in spool.batch(k).values()) for k in range(spool.batches)}
+        if len(shapes) == 1:
+            one = sum(v.nbytes for v in spool.batch(0).values())
+            size = max(1, min(_AT_ONCE, _AT_ONCE_BYTES // max(one, 1)))
+    return [range(k, min(k + size, spool.batches)) for k in range(0, spool.batches, size)]
 
 
 def _compress(model: Any, config: QuantConfig) -> Any:
@@ -264,7 +286,13 @@ def _advanced(nncf: Any, config: QuantConfig) -> Any:
         low = high = collect(
             statistics_type=kinds.QUANTILE, aggregator_type=mean, quantile_outlier_prob=1 - _PERCENTILE
         )
+    smoothing = {}
+    if config.smoothing:
+        smoothing["smooth_quant_alphas"] = parameters.AdvancedSmoothQuantParameters(
+            convolution=config.smoothing, matmul=config.smoothing
+        )
     return nncf.AdvancedQuantizationParameters(
+        **smoothing,
         weights_quantization_params=parameters.QuantizationParameters(
             per_channel=config.granularity == "channel"
         ),

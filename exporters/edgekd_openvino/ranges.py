@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from edgekd_openvino.runtime import read_model
 
@@ -10,7 +13,8 @@ from edgekd_openvino.runtime import read_model
 def activation_ranges(path: Path) -> dict[str, tuple[float, float]]:
     """Tensor that a FakeQuantize takes -> (input_low, input_high), per tensor (OpenVINO operation set, FakeQuantize-1).
 
-    A tensor of several names is given by each. Weights (constants, also converted ones) are left out.
+    A tensor of several names is given by each. Weights (constants, also converted ones) are left out. Channels that are
+    multiplied on the way (smoothing) have a range each: the tensor's is from the least to the greatest of them.
     """
     found: dict[str, tuple[float, float]] = {}
     for op in read_model(path).get_ordered_ops():
@@ -23,6 +27,19 @@ def activation_ranges(path: Path) -> dict[str, tuple[float, float]]:
             continue
         if port.get_node().get_type_name() in ("Constant", "Convert"):
             continue
+        factors, port = _smoothing(port)
+        limits = [float(end.reshape(-1)[0]) / factors for end in ends]
         for name in port.get_names():
-            found[name] = (float(ends[0].reshape(-1)[0]), float(ends[1].reshape(-1)[0]))
+            found[name] = (float(min(v.min() for v in limits)), float(max(v.max() for v in limits)))
     return found
+
+
+def _smoothing(port: Any) -> tuple[Any, Any]:
+    """What the channels of a tensor are multiplied by on their way to a quantizer, and the tensor before that."""
+    node = port.get_node()
+    if node.get_type_name() == "Multiply":
+        for k, side in enumerate(node.input_values()):
+            factors = side.get_node().get_data() if side.get_node().get_type_name() == "Constant" else None
+            if factors is not None and (factors > 0).all():
+                return factors.astype(np.float64), node.input_value(1 - k)
+    return np.ones(1), port

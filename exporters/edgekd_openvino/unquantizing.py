@@ -28,6 +28,21 @@ def is_stored(node: Any) -> bool:
     return all(is_stored(v.get_node()) for v in node.input_values())
 
 
+def is_smoothing(node: Any, floats: Collection[str]) -> bool:
+    """Whether a node takes from the channels of an activation what SmoothQuant gave to the weights behind it.
+
+    Args:
+        floats: names of the float model's operators; nothing else that NNCF adds multiplies activations.
+    """
+    added = node.get_type_name() == "Multiply" and str(node.get_friendly_name()) not in floats
+    return added and not is_stored(node)
+
+
+def activation_port(node: Any) -> Any:
+    """The input of a quantizer or of a smoothing multiplication that is no constant."""
+    return next(p for p in node.inputs() if not is_stored(p.get_source_output().get_node()))
+
+
 def leave_in_float(quantized: Any, source: Any, names: Collection[str]) -> None:
     """Take quantization from operators, in place.
 
@@ -46,20 +61,27 @@ def leave_in_float(quantized: Any, source: Any, names: Collection[str]) -> None:
             continue
         for k, value in enumerate(op.input_values()):
             if not is_stored(value.get_node()):
-                _pass_by(op.input(k))
+                _pass_by(op.input(k), floats)
             elif value.get_node().get_type_name() != "Constant":
                 op.input(k).replace_source_output(floats[name].input_value(k))
     quantized.validate_nodes_and_infer_types()
 
 
-def _pass_by(port: Any) -> None:
-    """Connect an input with what its quantizers read."""
+def _pass_by(port: Any, floats: Collection[str]) -> None:
+    """Connect an input with what its quantizers read, and with what was not smoothed for weights that are float's again."""
     value = port.get_source_output()
-    while value.get_node().get_type_name() == QUANTIZER and not is_stored(value.get_node()):
-        value = value.get_node().input_value(0)
+    while _is_between(value.get_node(), floats):
+        value = activation_port(value.get_node()).get_source_output()
         port.replace_source_output(value)
     node = value.get_node()
     if node.get_type_name() in MOVING:
         for k, inner in enumerate(node.input_values()):
             if not is_stored(inner.get_node()):
-                _pass_by(node.input(k))
+                _pass_by(node.input(k), floats)
+
+
+def _is_between(node: Any, floats: Collection[str]) -> bool:
+    """Whether a node is there for what reads it to be quantized."""
+    if node.get_type_name() == QUANTIZER:
+        return not is_stored(node)
+    return is_smoothing(node, floats)

@@ -88,6 +88,8 @@ def test_no_data_is_needed_for_weights(place: Path, capsys: pytest.CaptureFixtur
         (["--dtype", "int8-weights", "--mode", "dynamic"], "is weight-only, asked for dynamic"),
         (["--dtype", "int4", "--keep-float", "frist"], "did you mean 'first'"),
         (["--calibration", "data.npz#0:0"], "is empty"),
+        (["--calibration", "data.npz", "--smoothing", "0.5"], "has no smoothing, 0.5 was asked for"),
+        (["--dtype", "int4", "--smoothing", "0.5"], "smoothing goes with static ranges"),
     ],
 )
 def test_what_is_refused(
@@ -98,6 +100,18 @@ def test_what_is_refused(
     assert error.startswith("edgekd: error: ")
     assert words in error
     assert not (place / "out").exists()
+
+
+def test_channels_are_smoothed_where_asked(place: Path) -> None:
+    pytest.importorskip("nncf")
+    assert main(["export", "m.onnx", "--format", "openvino", "-o", "ir"]) == 0
+    made = []
+    for smoothing in ([], ["--smoothing", "0.5"]):
+        assert main(["quantize", "ir", "--calibration", "data.npz", *smoothing, "-o", "q"]) == 0
+        made.append(json.loads((place / "q" / "artifact.json").read_text()))
+    assert "smoothing" not in made[0]["lineage"]["quantization"]
+    assert made[1]["lineage"]["quantization"]["smoothing"] == 0.5
+    assert made[0]["files"] != made[1]["files"]
 
 
 def test_int8_weights_are_per_channel_where_there_are_no_blocks(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,39 @@ def example(repository: Path, data_root: Path, tmp_path: Path) -> Path:
         text = text.replace(f"python:cifar_data:{split}", f"python:cifar_data:{split}#0:{rows}")
     recipe.write_text(text)
     return folder
+
+
+def test_a_committee_teaches_what_fast_yaml_began(example: Path, data_root: Path) -> None:
+    """The page's commands, with few images and one epoch each."""
+    for name in ("fast.yaml", "tutor.yaml", "fast_tutored.yaml"):
+        text = re.sub(r"epochs: \d+", "epochs: 1", (example / name).read_text())
+        text = re.sub(r"views: \d+", "views: 1", text)
+        for split, rows in (("train", 256), ("calibration", 32), ("select", 64), ("test", 64)):
+            text = text.replace(f"python:cifar_data:{split}", f"python:cifar_data:{split}#0:{rows}")
+        (example / name).write_text(text)
+    given = {**os.environ, "EDGEKD_DATA": str(data_root.resolve()), "EDGEKD_CACHE": str(example / "cache")}
+
+    def distill(name: str) -> Path:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgekd", "run", name, "--only", "distill", "--out", "out"],
+            cwd=example, env=given, capture_output=True, text=True, timeout=900, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = re.search(r"distilled: (.+)", done.stdout + done.stderr)
+        assert found is not None
+        return Path(found.group(1)) / "student.safetensors"
+
+    plain, tutor = distill("fast.yaml"), distill("tutor.yaml")
+    made = (example / "cache" / "train").glob("*/student.safetensors")
+    (teacher,) = (p for p in made if p not in (plain, tutor))
+    subprocess.run(
+        [sys.executable, "tutor_student.py", str(teacher), str(tutor), "committee.safetensors"],
+        cwd=example, check=True, timeout=300,
+    )  # fmt: skip
+    given |= {"EDGEKD_COMMITTEE": str(example / "committee.safetensors"), "EDGEKD_PLAIN18": str(plain)}
+    tutored = distill("fast_tutored.yaml")
+    lineage = json.loads((tutored.parent / "model.json").read_text())["lineage"]
+    assert lineage["weights"] == hashlib.sha256(plain.read_bytes()).hexdigest()
 
 
 def test_the_committed_recipe_is_the_one_that_the_issue_asks_for(repository: Path) -> None:

@@ -56,6 +56,7 @@ def test_rows_of_early_looks_are_part_of_the_whole(
         return found
 
     monkeypatch.setattr(search_oracle, "evaluate_artifact", noted)
+    monkeypatch.setattr(search_oracle, "early_answer", lambda gate, rows: None)
     trial = oracle.judge(INT8)
     assert trial.n == _ROWS
     assert counted == [_ROWS, 24, 24, _ROWS - 48]  # float32, and the mixture once
@@ -81,6 +82,21 @@ def test_a_mixture_that_is_clearly_worse_sees_no_more_rows(
     monkeypatch.setattr(search_oracle, "evaluate_artifact", ruined)
     trial = oracle.judge(INT8)
     assert (trial.decision, trial.n, trial.assured) == ("reject", 24, False)
+
+
+def test_a_mixture_that_is_clearly_as_good_sees_no_more_rows(oracle: StoreOracle) -> None:
+    trial = oracle.judge(INT8)
+    assert (trial.decision, trial.n, trial.assured) == ("pass", 24, True)
+    assert trial.reason == "assured on the first 24 examples"
+    assert trial.size_bytes > 0
+
+
+def test_a_child_outlives_the_request_that_was_beside_another(oracle: StoreOracle) -> None:
+    """A child ends with the thread that started it."""
+    first = oracle.judge(FLOAT)
+    assert first.n == _ROWS
+    assert oracle.evaluate_pair(FLOAT, INT8, "test")[1].n == _ROWS
+    assert set(oracle.race([INT8], final=False)) == {FLOAT, INT8}
 
 
 def test_a_glance_is_kept_and_leaves_out_what_cannot_be_made(

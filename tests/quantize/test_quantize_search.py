@@ -364,3 +364,98 @@ def test_guesses_that_lead_nowhere_cost_few_questions() -> None:
         found = search(model, max_drop=0.01)
         assert len(found.winner.mixture.kept) == needed
         assert found.evaluations <= 1 + 3 * math.ceil(math.log2(n)) + 4 + needed
+
+
+SMOOTH = Mixture(target="cpu:a", config=QuantConfig(smoothing=0.5))
+_LOWER = (("precision", "bf16"),)
+
+
+def _lower(mixture: Mixture) -> Mixture:
+    return replace(mixture, settings=_LOWER)
+
+
+def test_far_off_another_calibration_is_not_tried_and_smoothing_is() -> None:
+    def search_with(drop: float) -> list[Mixture]:
+        model = Model(damage=[drop], cost=[1.0], scale=lambda m: 0.9)
+        search(model, classes=[[INT8, SMOOTH, ENTROPY]], max_drop=0.01)
+        return model.asked
+
+    assert search_with(0.02)[:4] == [FLOAT, INT8, SMOOTH, ENTROPY]
+    assert ENTROPY not in search_with(0.08)
+    assert SMOOTH in search_with(0.08)
+
+
+def test_what_holds_by_smoothing_is_not_mended() -> None:
+    model = Model(
+        damage=[0.05, *[0.0001] * 7],
+        cost=[1.0] * 8,
+        scale=lambda m: 0.01 if m.config and m.config.smoothing else 1.0,
+    )
+    found = search(model, classes=[[INT8, SMOOTH, ENTROPY]], max_drop=0.01)
+    assert (found.winner.mixture, found.layers) == (SMOOTH, {})
+    assert model.asked == [FLOAT, INT8, SMOOTH]
+
+
+def test_other_settings_of_what_holds_are_judged_only_where_they_are_faster() -> None:
+    class Settled(Model):
+        lower: float = 1.0
+
+        def ratio(self, mixture: Mixture) -> float:
+            return super().ratio(mixture) * (
+                self.lower if mixture.settings and mixture.config == SMOOTH.config else 1.0
+            )
+
+    def search_with(lower: float) -> tuple[Outcome, list[Mixture]]:
+        model = Settled(
+            damage=[0.05], cost=[1.0], scale=lambda m: 0.01 if m.config and m.config.smoothing else 1.0
+        )
+        model.lower = lower
+        classes = [[INT8, SMOOTH], [_lower(INT8), _lower(SMOOTH)]]
+        return search(model, classes=classes, max_drop=0.01), model.asked
+
+    found, asked = search_with(1.1)
+    assert (found.winner.mixture, asked) == (SMOOTH, [FLOAT, INT8, SMOOTH])
+    # The plain ones are equally fast; the smoothed ones are not.
+    found, asked = search_with(0.8)
+    assert found.winner.mixture == _lower(SMOOTH)
+
+
+def test_layers_stay_in_float_where_float_is_fastest() -> None:
+    """Of two sessions that are as fast when all is quantized, the one whose float layers cost less is mended; the other is
+    not."""
+    damage = [0.05, *[0.0001] * 7]
+
+    class Faster(Model):
+        def ratio(self, mixture: Mixture) -> float:
+            ratio = super().ratio(mixture)
+            kept = 0.3 * len(mixture.kept) / len(damage)
+            return ratio - kept if mixture.settings and mixture.config else ratio
+
+    model = Faster(damage=damage, cost=[1.0] * 8, floats={_lower(FLOAT): (0.0, 0.6)})
+    found = search(model, floats=[FLOAT, _lower(FLOAT)], classes=[[INT8], [_lower(INT8)]], max_drop=0.01)
+    assert found.winner.mixture == _lower(INT8).keeping(["0"])
+    assert INT8.keeping(["0"]) not in model.asked
+
+
+def test_more_layers_than_speed_allows_are_not_tried() -> None:
+    """A runtime that is hardly faster than what holds has room for few layers in float."""
+    damage = [*[0.02] * 6, *[0.0001] * 2]
+    model = Model(
+        damage=damage, cost=[1.0] * 8, speed={"cpu:a": 0.3, "cpu:b": 0.33},
+        scale=lambda m: 0.01 if m.target == "cpu:b" else 1.0,
+    )  # fmt: skip
+    found = search(model, classes=[[INT8], [OTHER]], max_drop=0.01)
+    assert found.winner.mixture == OTHER
+    # Half of the error is in six layers of eight; at what is saved per layer, one may stay in float.
+    kept = [len(m.kept) for m in model.asked if m.target == "cpu:a" and m.config is not None]
+    assert kept == [0, 1]
+
+
+def test_a_whole_model_that_is_hardly_faster_than_what_holds_is_not_mended() -> None:
+    model = Model(
+        damage=[0.05, *[0.0001] * 7], cost=[1.0] * 8, speed={"cpu:a": 0.32, "cpu:b": 0.325},
+        scale=lambda m: 0.01 if m.target == "cpu:b" else 1.0,
+    )  # fmt: skip
+    found = search(model, classes=[[INT8], [OTHER]], max_drop=0.01)
+    assert (found.winner.mixture, found.layers) == (OTHER, {})
+    assert model.asked == [FLOAT, INT8, OTHER]

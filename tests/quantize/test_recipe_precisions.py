@@ -17,6 +17,8 @@ from edgekd.quantize.precision import precision_of
     [
         ({"dtype": "int8", "block_size": 64}, "block_size '64' means nothing for int8 static per channel"),
         ({"dtype": "int4", "granularity": "channel", "block_size": 64}, "block_size '64'"),
+        ({"dtype": "int8-dynamic", "smoothing": 0.5}, "smoothing goes with static ranges"),
+        ({"dtype": "int8", "smoothing": 1.0}, r"smoothing 1 is not in \[0, 1\)"),
         (
             {"dtype": "int4", "calibration": "entropy"},
             "calibration 'entropy' means nothing for int4 weight-only",
