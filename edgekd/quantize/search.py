@@ -72,7 +72,7 @@ class _Walk:
     reference: Mixture
     #: Alternatives of about equal speed, by the first of them, whose time stands for all.
     classes: dict[Mixture, tuple[Mixture, ...]]
-    #: First of a class -> the alternative that lost least, where none is assured.
+    #: First of a class -> of those that are not assured, the alternative that lost least.
     failing: dict[Mixture, Mixture] = field(default_factory=dict)
     #: First of a class -> the alternative that is assured as it is.
     holding: dict[Mixture, Mixture] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class _Walk:
         return min((self.state.seen[m].ratio for m in able if m in self.state.seen), default=1.0)
 
     def _fails(self, first: Mixture) -> bool:
-        """Judge the alternatives until one is assured; whether layers in float might help where none is."""
+        """Judge the alternatives until one is assured; whether layers in float might help those before it."""
         found: Trial | None = None
         for mixture in self.classes[first]:
             if found is not None and self._is_far(found) and _other_ranges(mixture, found.mixture):
@@ -134,10 +134,10 @@ class _Walk:
             if trial is None:
                 break
             if trial.assured:
-                if self.state.seen:  # alone it needs no glance: the final race follows
+                if self.state.seen or found is not None:  # alone it needs none: the final race follows
                     self.state.glance([mixture])
                 self.holding[first] = mixture
-                return False
+                break
             # An error has no difference: it is the last choice.
             if found is None or _difference(trial) > _difference(found):
                 found = trial
@@ -166,7 +166,7 @@ class _Walk:
         """Whether a class that is settled differs by session settings alone and is no slower: as what holds of it, or at
         both its ends, quantized and float, where layers of it stay in float."""
         for other, held in self.holding.items():
-            if _is_twin(other, first):
+            if other != first and _is_twin(other, first):
                 own = replace(held, settings=first.settings)
                 self.state.glance([own])
                 return self._no_faster(own, held)

@@ -396,6 +396,23 @@ def test_what_holds_by_smoothing_is_not_mended() -> None:
     assert model.asked == [FLOAT, INT8, SMOOTH]
 
 
+def test_what_smoothing_makes_slow_is_mended_too() -> None:
+    """A multiplication for every activation costs more here than one layer in float."""
+
+    class Slow(Model):
+        def ratio(self, mixture: Mixture) -> float:
+            return super().ratio(mixture) * (1.5 if mixture.config and mixture.config.smoothing else 1.0)
+
+    model = Slow(
+        damage=[0.05, *[0.0001] * 15],
+        cost=[1.0] * 16,
+        scale=lambda m: 0.01 if m.config and m.config.smoothing else 1.0,
+    )
+    found = search(model, classes=[[INT8, SMOOTH], [OTHER]], max_drop=0.01)
+    assert SMOOTH in model.asked
+    assert found.winner.mixture == INT8.keeping(["0"])
+
+
 def test_other_settings_of_what_holds_are_judged_only_where_they_are_faster() -> None:
     class Settled(Model):
         lower: float = 1.0
