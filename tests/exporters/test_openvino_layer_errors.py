@@ -198,7 +198,6 @@ def test_a_smoothed_tensor_has_the_range_of_all_its_channels(net: Artifact, tmp_
     assert {"x", "r1", "r2"} <= set(smoothed) & set(plain)
     for name in ("r1", "r2"):
         low, high = smoothed[name]
-        assert (low, high) != pytest.approx(plain[name], rel=1e-3)
         # No channel has less than what was seen of it; one with small weights may have more.
         assert low <= plain[name][0] + 1e-6
         assert high >= plain[name][1] * 0.999
