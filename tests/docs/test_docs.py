@@ -144,7 +144,10 @@ NOT_RUN = {
     ): "needs two text models; tests/tasks/test_text_gate.py runs it on made ones",
     ("docs/cifar10.md", "edgekd run examples/cifar10/recipe.yaml --only distill"): "trains for hours too",
     ("docs/cifar10.md", "edgekd run examples/cifar10/fast.yaml"): "trains for an hour, needs the data",
-    ("docs/cifar10.md", "edgekd run examples/cifar10/fast.yaml --out runs/plain18"): "trains for hours, in tests/examples",
+    (
+        "docs/cifar10.md",
+        "edgekd run examples/cifar10/fast.yaml --out runs/plain18",
+    ): "trains for hours, in tests/examples",
     (
         "docs/distillation.md",
         "accelerate launch --multi_gpu --num_processes 2 -m edgekd distill edgekd.yaml -o student",
