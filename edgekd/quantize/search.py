@@ -94,11 +94,15 @@ class _Walk:
                 open_.append(first)
 
     def _next(self, open_: Sequence[Mixture]) -> Mixture:
-        """The fastest. One of which layers have to stay in float comes after whole models that are hardly slower; and where
-        others differ from it by session settings alone and are as fast, the one that is fastest in float comes first."""
+        """The fastest; of those that differ by session settings alone and are equal at a glance, the one with the fewest,
+        so that noise does not choose. One of which layers have to stay in float comes after whole models that are hardly
+        slower; and of its equals the one that is fastest in float comes first."""
         first = min(open_, key=self._bound)
         if first not in self.failing:
-            return first
+            twins = [m for m in open_ if m not in self.failing and _is_twin(m, first)]
+            return min(
+                [first, *(m for m in twins if self._no_faster(first, m))], key=lambda m: len(m.settings)
+            )
         whole = [m for m in open_ if m not in self.failing and not _is_twin(m, first)]
         near = [m for m in whole if self._bound(m) <= MENDED * self._bound(first)]
         if near:

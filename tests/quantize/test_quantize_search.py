@@ -413,6 +413,18 @@ def test_what_smoothing_makes_slow_is_mended_too() -> None:
     assert found.winner.mixture == INT8.keeping(["0"])
 
 
+@pytest.mark.parametrize(("lower", "first"), [(0.995, False), (0.9, True)])
+def test_of_settings_that_are_equal_at_a_glance_the_plain_ones_come_first(lower: float, first: bool) -> None:
+    class Twins(Model):
+        def ratio(self, mixture: Mixture) -> float:
+            return super().ratio(replace(mixture, settings=())) * (lower if mixture.settings else 1.0)
+
+    for classes in ([[INT8], [_lower(INT8)]], [[_lower(INT8)], [INT8]]):
+        model = Twins(damage=[0.0001] * 4, cost=[1.0] * 4)
+        search(model, classes=classes)
+        assert model.asked[1] == (_lower(INT8) if first else INT8)
+
+
 def test_other_settings_of_what_holds_are_judged_only_where_they_are_faster() -> None:
     class Settled(Model):
         lower: float = 1.0
