@@ -127,6 +127,7 @@ class ScenarioBlock(_Block):
     min_count: Annotated[int, Field(ge=1)] | None = None
     samples_per_query: Annotated[int, Field(ge=1)] | None = None
     max_batch: Annotated[int, Field(ge=1)] | None = None
+    sessions: Annotated[int, Field(ge=1)] | None = None
     bound_ms: Positive | None = None
     target_qps: Positive | None = None
     seed: Annotated[int, Field(ge=0)] = 0
@@ -179,6 +180,7 @@ class QuantizeBlock(_Block):
     block_size: int | None = None
     calibration: Literal["minmax", "entropy", "percentile", "mse"] | None = None
     smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
+    activation_granularity: Literal["tensor", "channel"] | None = None
     examples: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     accuracy_level: Annotated[int, Field(ge=0, le=4)] | None = None

@@ -65,6 +65,11 @@ def parse_target(text: str, *, required: bool = True) -> Target:
     )
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_threads(threads: int) -> None:
     """Refuse more threads than this machine has CPUs: they would only wait for each other.
 

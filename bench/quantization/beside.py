@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekd.artifact import Artifact
@@ -13,14 +13,27 @@ from edgekd.gates.latency import ratio_of
 from edgekd.measure import Scenario, Setting, measure_scenario
 from edgekd.measure.arm import Arm, Protocol
 from edgekd.pipeline.collect import Feeds, evaluate_artifact
-from edgekd.pipeline.sweep import usable_cpus
 from edgekd.pipeline.targets import present_target
 from edgekd.stages import StageStore
+from edgekd.target import usable_cpus
 from edgekd.tasks import TaskSpec
 
 #: Format -> the target that runs it.
 TARGETS = {"onnx": "cpu:onnxruntime", "openvino": "cpu:openvino"}
 Labelled = tuple[str, Artifact]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How a model runs.
+
+    Attributes:
+        sessions: side by side; threads: of each; batch: of each, None where the scenario is to find it.
+    """
+
+    sessions: int = 1
+    threads: int = 1
+    batch: int | None = None
 
 
 def answers_of(
@@ -48,13 +61,13 @@ def race(
     candidates: Sequence[Labelled],
     task: TaskSpec,
     *,
-    threads: Callable[[str], int],
+    shape: Callable[[str], Shape],
     restarts: int,
 ) -> Measurement:
     """One interleaved measurement of models of any format.
 
     Args:
-        threads: label -> threads of its session.
+        shape: of the arm of a label.
     """
     targets = {format_name: present_target(t) for format_name, t in TARGETS.items()}
     # One runtime for each format: OpenVINO would open ONNX files, too.
@@ -66,7 +79,14 @@ def race(
     feeds = Feeds(task=task, split="test")
 
     def tune(arm: Arm, label: str) -> Arm:
-        return replace(arm, threads=threads(label), settings=dict(arm.artifact.settings))
+        own = shape(label)
+        return replace(
+            arm,
+            sessions=own.sessions,
+            threads=own.threads,
+            batch=own.batch,
+            settings=dict(arm.artifact.settings),
+        )
 
     entries = [(label, a, feeds.maker(scenario, a, "student")) for label, a in [baseline, *candidates]]
     return measure_scenario(

@@ -4,9 +4,9 @@
 
 Every recipe brings a student; all must have the same teacher and test data. Accuracy is judged on the test split against
 the teacher, by Tango's test, at each margin. Cost is the time per example of the device working offline at its best
-batch with all CPUs (METHOD 4: price per hour / throughput), and latency that of one example at a time, each in one
-interleaved measurement beside the teacher in float32 at its own best: the faster of the runtimes, at its best batch and
-threads.
+batch with all CPUs (METHOD 4: price per hour / throughput), and latency that of one example at a time, each in an
+interleaved measurement of its own beside the teacher in float32 at its own best: the faster of the runtimes, at its best
+batch, threads and, offline, sessions side by side.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from beside import TARGETS, answers_of, ns_per_example, race, ratios
+from beside import TARGETS, Shape, answers_of, ns_per_example, race, ratios
 
 from edgekd.artifact import Artifact
 from edgekd.evidence import Evaluation, save_measurement
@@ -28,11 +28,11 @@ from edgekd.gates.accuracy import judge_accuracy
 from edgekd.measure import Scenario
 from edgekd.model import Model
 from edgekd.pipeline.artifacts import export_to, quantize_to
-from edgekd.pipeline.sweep import usable_cpus
 from edgekd.pipeline.training import make_models, task_spec
 from edgekd.quantize import QuantConfig
 from edgekd.recipe import Recipe, load_recipe
 from edgekd.stages import StageStore, default_cache_root
+from edgekd.target import usable_cpus
 from edgekd.tasks import TaskSpec
 
 MARGINS = (0.01, 0.02, 0.03)
@@ -77,26 +77,42 @@ def _entrants(name: str, model: Model | Artifact, task: TaskSpec, store: StageSt
     return found
 
 
+def _shapes(scenario: Scenario) -> list[Shape]:
+    """What is tried: every number of threads, and offline a session for each CPU."""
+    cpus = usable_cpus()
+    alone = [Shape(threads=threads) for threads in range(1, cpus + 1)]
+    return [*alone, Shape(sessions=cpus)] if scenario.name == "offline" and cpus > 1 else alone
+
+
 def _fastest(
     label: str, versions: Sequence[Artifact], task: TaskSpec, scenario: Scenario
-) -> tuple[tuple[str, Artifact], int, list[Mapping[str, Any]]]:
-    """The fastest of some versions of a model, each at every number of threads: (label, artifact), threads, all tried."""
+) -> tuple[tuple[str, Artifact], Shape, list[Mapping[str, Any]]]:
+    """The fastest of some versions of a model: (label, artifact), its shape with the best batch, all tried."""
     tried: list[Mapping[str, Any]] = []
-    best: tuple[float, tuple[str, Artifact], int] | None = None
+    best: tuple[float, tuple[str, Artifact], Shape] | None = None
     for artifact in versions:
-        for threads in range(1, usable_cpus() + 1):
-            found = race(scenario, (label, artifact), [], task, threads=lambda _, n=threads: n, restarts=2)  # type: ignore[misc]
+        for shape in _shapes(scenario):
+            found = race(scenario, (label, artifact), [], task, shape=lambda _, n=shape: n, restarts=2)  # type: ignore[misc]
             ns = ns_per_example(found)
-            batch = found.arms["baseline"].get("batch")
+            batch = int(found.arms["baseline"]["batch"])
             tried.append(
-                {"format": artifact.format, "threads": threads, "batch": batch, "ms_per_example": ns / 1e6}
-            )
+                {
+                    "format": artifact.format, "sessions": shape.sessions, "threads": shape.threads, "batch": batch,
+                    "ms_per_example": ns / 1e6,
+                }
+            )  # fmt: skip
             print(
-                f"{label} ({artifact.format}), {threads} threads, batch {batch}: {ns / 1e6:.4f} ms per example",
+                f"{label} ({artifact.format}), {shape.sessions} x {shape.threads} threads, batch {batch}: "
+                f"{ns / 1e6:.4f} ms per example",
                 flush=True,
             )
             if best is None or ns < best[0]:
-                best = (ns, (label, artifact), threads)
+                offline = scenario.name == "offline"
+                best = (
+                    ns,
+                    (label, artifact),
+                    replace(shape, batch=batch // shape.sessions if offline else None),
+                )
     if best is None:
         raise SystemExit(f"nothing to time of {label}")
     return best[1], best[2], tried
@@ -143,15 +159,19 @@ def main() -> int:
     found: dict[str, Any] = {"teacher": {"accuracy": answers.mean, "n": answers.n}, "rows": rows}
     for scenario in () if args.accuracy_only else (Scenario(name="offline"), Scenario()):
         best, most, tried = _fastest("teacher, float32", floats, task, scenario)
-        threads = {best[0]: most, f"{best[0]} (twin)": most}
+        shapes = {best[0]: most, f"{best[0]} (twin)": most}
         for entrant in entrants:
-            threads[entrant.label] = _fastest(entrant.label, [entrant.artifact], task, scenario)[1]
-        found["teacher"][scenario.name] = {"format": best[1].format, "threads": most, "tried": tried}
+            shapes[entrant.label] = _fastest(entrant.label, [entrant.artifact], task, scenario)[1]
+        found["teacher"][scenario.name] = {
+            "format": best[1].format,
+            "shape": asdict(most),
+            "tried": tried,
+        }
         for k, entrant in enumerate(entrants):
             # Each beside the teacher alone: sessions that have all CPUs slow down whatever is open beside them.
             measured = race(
                 scenario, best, [(entrant.label, entrant.artifact)], task,
-                threads=lambda label, known=threads: known[label], restarts=args.restarts,  # type: ignore[misc]
+                shape=lambda label, known=shapes: known[label], restarts=args.restarts,  # type: ignore[misc]
             )  # fmt: skip
             save_measurement(measured, args.out / f"{scenario.name}-{k}.json")
             ratio, low, high = ratios(measured)[entrant.label]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from beside import TARGETS, answers_of, race, ratios
+from beside import TARGETS, Shape, answers_of, race, ratios
 
 from edgekd.artifact import Artifact
 from edgekd.errors import EdgeKDError
@@ -90,7 +90,7 @@ def rows_of(path: Path, margin: float, store: StageStore, restarts: int) -> list
         if restarts and timed:
             pairs = [(f"{recipe.name} {n}", a) for n, a in timed.items()]
             raced = race(
-                Scenario(), (f"{recipe.name} float32", made["float32"]), pairs, task, threads=lambda _: 1, restarts=restarts,
+                Scenario(), (f"{recipe.name} float32", made["float32"]), pairs, task, shape=lambda _: Shape(), restarts=restarts,
             )  # fmt: skip
             for label, ratio in ratios(raced).items():
                 row = next(

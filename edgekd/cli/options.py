@@ -211,6 +211,12 @@ def add_scenario(parser: argparse.ArgumentParser) -> None:
         "--max-batch", metavar="N", type=count, help="offline: greatest batch tried (default: 1024)"
     )
     group.add_argument(
+        "--sessions",
+        metavar="N",
+        type=count,
+        help="offline: sessions of each model that work side by side, --threads each (default: 1)",
+    )
+    group.add_argument(
         "--bound-ms",
         metavar="X",
         type=positive,
@@ -238,6 +244,7 @@ def scenario(args: argparse.Namespace) -> Scenario:
     return Scenario(
         name=args.scenario, percentile=args.percentile, min_duration_s=args.min_duration,
         min_count=args.min_count, samples_per_query=args.samples_per_query, max_batch=args.max_batch,
+        sessions=args.sessions,
         bound_ms=args.bound_ms, target_qps=args.target_qps, seed=args.arrival_seed,
     )  # fmt: skip
 

@@ -72,6 +72,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "OpenVINO; default: none)",
     )
     parser.add_argument(
+        "--activation-granularity",
+        choices=["tensor", "channel"],
+        default="tensor",
+        help="of activations: channel gives each channel in front of a depthwise convolution a range of its own "
+        "(OpenVINO; default: %(default)s)",
+    )
+    parser.add_argument(
         "--seed",
         metavar="N",
         type=options.whole,
@@ -160,6 +167,7 @@ def run(args: argparse.Namespace) -> int:
         variant=variant,
         calibration=args.method,
         smoothing=args.smoothing,
+        activation_granularity=args.activation_granularity,
         examples=args.examples,
         seed=args.seed,
         keep_float=tuple(sorted(set(args.keep_float))),

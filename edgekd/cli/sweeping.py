@@ -103,6 +103,11 @@ def tuning(
             [(label, artifact) for label, artifact, _ in models], target=str(target.target), scenario=scenario,
             batch=setting.batch, machine=board.machine if board else ledger.machine(), asked=bool(pinned),
         )  # fmt: skip
+    if scenario.side_by_side > 1:
+        raise UsageError(
+            "--sweep finds settings for a session that is alone, --sessions opens several",
+            "leave one of them out",
+        )
     if board is not None:
         raise UsageError(
             f"--sweep does not reach {target.target}: it races its configurations on this machine only",

@@ -68,6 +68,8 @@ class Arm:
         batch: examples per call where the arms differ; None takes the setting's. Ratios are then of time per example.
         calls_per_query: calls that one timed query is made of, for a model whose batch is fixed below the query's
             samples; the feeds are split among them.
+        sessions: opened side by side, each with so many threads; a query is divided among them, and they work on their
+            parts at the same time.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Arm:
     settings: Mapping[str, Any] | None = None
     batch: int | None = None
     calls_per_query: int = 1
+    sessions: int = 1
 
     def record(self, setting: Setting) -> dict[str, Any]:
         """What the evidence says of it."""
@@ -90,6 +93,7 @@ class Arm:
             "batch": self.batch or setting.batch,
             "settings": dict(self.artifact.settings if self.settings is None else self.settings),
             "calls_per_query": self.calls_per_query,
+            **({"sessions": self.sessions} if self.sessions > 1 else {}),
             **({BUILD_OF: self.artifact.lineage[BUILD_OF]} if BUILD_OF in self.artifact.lineage else {}),
         }
 
@@ -140,8 +144,13 @@ def cpus_for(restart: int, threads: int) -> tuple[int, ...]:
 
 def cpus_of(arms: Sequence[Arm], setting: Setting, restart: int) -> tuple[int, ...]:
     """CPUs of all arms of a restart: those of other thread counts have others, and the ledger watches all."""
-    counts = {arm.threads or setting.threads for arm in arms}
+    counts = {_threads(arm, setting) * arm.sessions for arm in arms}
     return tuple(sorted({cpu for count in counts for cpu in cpus_for(restart, count)}))
+
+
+def _threads(arm: Arm, setting: Setting) -> int:
+    """Of each of its sessions."""
+    return arm.threads or setting.threads
 
 
 def inputs_of(arm: Arm, inputs: Mapping[str, Any]) -> Any:
@@ -159,8 +168,8 @@ def open_arm(
         DataError: the target cannot open its format; TargetUnavailableError: other threads, device or provider than
             asked for; ChildError, ModelError: as the child says.
     """
-    threads = arm.threads or setting.threads
-    cpus = cpus_for(restart, threads)
+    threads = _threads(arm, setting)
+    cpus = cpus_for(restart, threads * arm.sessions)
     child = ChildProcess(
         f"measuring {arm.label} on {setting.target}",
         Limits.on(
@@ -189,6 +198,7 @@ def open_arm(
             "settings": dict(arm.artifact.settings if arm.settings is None else arm.settings),
             "feeds": list(arm.feeds),
             "calls_per_query": arm.calls_per_query,
+            "sessions": arm.sessions,
         },
         list(arm.feeds.values()),
     )

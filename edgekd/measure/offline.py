@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from edgekd.child.wire import encode
 from edgekd.errors import ChildError
 from edgekd.measure import ledger
@@ -48,7 +46,12 @@ class Sweep:
 
 
 def sweep_batches(
-    arm_at: Callable[[int], Arm], setting: Setting, *, fixed: int | None = None, max_batch: int | None = None
+    arm_at: Callable[[int], Arm],
+    setting: Setting,
+    *,
+    fixed: int | None = None,
+    max_batch: int | None = None,
+    first: int = 1,
 ) -> Sweep:
     """Try batches 1, 2, 4, ... until throughput stops rising, or memory, time or ``max_batch`` ends it.
 
@@ -56,7 +59,8 @@ def sweep_batches(
 
     Args:
         arm_at: batch -> arm with feeds of that batch.
-        fixed: the only batch that the model takes.
+        fixed: the only batch that can be asked for.
+        first: the least batch, which every other is a multiple of.
 
     Raises:
         ChildError: not even the first batch runs; ModelError, DataError: the model cannot be opened.
@@ -64,7 +68,7 @@ def sweep_batches(
     begin = time.monotonic()
     rows: list[dict[str, float]] = []
     best, behind = 0.0, 0
-    batch, ended = fixed or 1, ""
+    batch, ended = fixed or first, ""
     arm = arm_at(batch)
     per_sample = sum(a.nbytes for a in arm.feeds.values()) / batch
     while True:
@@ -108,11 +112,11 @@ def _too_much(batch: int, last: Mapping[str, float], per_sample: float, max_batc
 
 
 def _try(arm: Arm, setting: Setting, batch: int) -> dict[str, float]:
-    """One batch in a fresh child: the median over a few blocks."""
+    """One batch in a fresh child: the least of a few blocks, for what disturbs only slows."""
     protocol = Protocol(block_calls=2, block_ms=20.0, warm_s=0.05, warm_calls=3, warm_cap_s=1.0)
     with ExitStack() as stack:
         child, _ = open_arm(arm, setting, 0, stack)
         warm_up(child, protocol)
         blocks = [child.read(child.exchange(_BLOCK))[1][0] for _ in range(_BLOCKS)]
-    call_ns = float(np.median([b.mean() for b in blocks]))
+    call_ns = min(float(b.mean()) for b in blocks)
     return {"batch": batch, "samples_per_s": batch / call_ns * 1e9, "ms_per_call": call_ns / 1e6}

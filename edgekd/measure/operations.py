@@ -6,7 +6,8 @@ import gc
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,15 @@ def peak_memory_bytes() -> int | None:
 
 
 def open_arm(state: dict[str, Any], args: dict[str, Any], arrays: list[Array]) -> Reply:
-    """Open a session, check the feeds against its inputs, bind them and run once."""
+    """Open a session, or several, check the feeds against its inputs, bind them and run once."""
     import_start = time.perf_counter_ns()
     session, load_ns = open_session(args)
     feeds = dict(zip(args["feeds"], arrays, strict=True))
     for spec in session.inputs:
         if spec.name not in feeds:
             raise DataError(f"no feed for the input '{spec.name}' of {args['path']}", "map it with --map")
-    run = bind_query(session, feeds, args.get("calls_per_query", 1), args["path"])
+    sessions = [session, *(open_session(args)[0] for _ in range(args.get("sessions", 1) - 1))]
+    run = bind_side_by_side(sessions, feeds, args.get("calls_per_query", 1), args["path"])
     first = time.perf_counter_ns()
     run()
     first_call_ns = time.perf_counter_ns() - first
@@ -112,6 +114,33 @@ def bind_query(session: Session, feeds: dict[str, Array], calls: int, where: str
     def query() -> None:
         for run in runs:
             run()
+
+    return query
+
+
+def bind_side_by_side(
+    sessions: Sequence[Session], feeds: dict[str, Array], calls: int, where: str
+) -> Callable[[], object]:
+    """Bind a query that is divided among sessions, each in a thread of its own; it ends with the last of them.
+
+    Raises:
+        DataError: as :func:`bind_query`.
+    """
+    if len(sessions) == 1:
+        return bind_query(sessions[0], feeds, calls, where)
+    parts = {name: np.split(array, len(sessions)) for name, array in feeds.items()}
+    runs = [
+        bind_query(session, {name: part[k] for name, part in parts.items()}, calls, where)
+        for k, session in enumerate(sessions)
+    ]
+    # A session less than there are: the calling thread works, too.
+    others = ThreadPoolExecutor(len(runs) - 1)
+
+    def query() -> None:
+        begun = [others.submit(run) for run in runs[1:]]
+        runs[0]()
+        for one in begun:
+            one.result()
 
     return query
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.data.example import Array
-from edgekd.errors import DataError
+from edgekd.errors import DataError, UsageError
 from edgekd.evidence.measurement import MULTI_STREAM, OFFLINE, SERVER, TWIN, Measurement
 from edgekd.measure.arm import Arm, Protocol, Setting, arms_of
 from edgekd.measure.interleave import measure
 from edgekd.measure.offline import Sweep, sweep_batches
 from edgekd.measure.scenario import Scenario
 from edgekd.measure.serving import measure_server
+from edgekd.target import usable_cpus
 
 #: Feeds of so many examples.
 FeedsAt = Callable[[int], Mapping[str, Array]]
@@ -87,16 +88,18 @@ def _arms(
     sources = [baseline, *([baseline] if candidates else []), *candidates]
     arms: list[Arm] = []
     for plain, (label, artifact, feeds_at) in zip(made, sources, strict=True):
-        arm = tune(plain, label)
+        arm = tune(replace(plain, sessions=scenario.side_by_side), label)
+        _check_sessions(arm, setting)
         if scenario.name == OFFLINE:
             if arm.name == TWIN:
                 batch = arms[0].batch or 1
             elif arm.batch is not None:
-                batch = arm.batch
+                batch = arm.batch * arm.sessions
             else:
+                fixed = artifact.fixed_batch
                 sweeps[arm.name] = sweep_batches(
-                    functools.partial(_arm_at, arm, feeds_at), setting, fixed=artifact.fixed_batch,
-                    max_batch=scenario.max_batch,
+                    functools.partial(_arm_at, arm, feeds_at), setting, fixed=fixed and fixed * arm.sessions,
+                    max_batch=scenario.max_batch, first=arm.sessions,
                 )  # fmt: skip
                 batch = sweeps[arm.name].best
             arms.append(replace(arm, feeds=feeds_at(batch), batch=batch))
@@ -107,6 +110,27 @@ def _arms(
         else:
             arms.append(replace(arm, feeds=feeds_at(setting.batch)))
     return arms
+
+
+def _check_sessions(arm: Arm, setting: Setting) -> None:
+    """Refuse sessions side by side where they would only wait for each other.
+
+    Raises:
+        UsageError: another device than a CPU; fewer CPUs than their threads.
+    """
+    if arm.sessions == 1:
+        return
+    if setting.target.device != "cpu":
+        raise UsageError(
+            f"{arm.sessions} sessions (--sessions) were asked for on {setting.target}: they share a CPU's cores",
+            "leave it out, and raise --max-batch",
+        )
+    threads, cpus = arm.threads or setting.threads, usable_cpus()
+    if threads * arm.sessions > cpus:
+        raise UsageError(
+            f"{arm.sessions} sessions (--sessions) of {threads} threads were asked for, this process has {cpus} CPUs",
+            "lower either",
+        )
 
 
 def _arm_at(arm: Arm, feeds_at: FeedsAt, batch: int) -> Arm:

@@ -52,6 +52,7 @@ BOUNDS_PER_TRIAL = 20
 _OWN = {
     "samples_per_query": MULTI_STREAM,
     "max_batch": OFFLINE,
+    "sessions": OFFLINE,
     "bound_ms": SERVER,
     "target_qps": SERVER,
 }
@@ -67,7 +68,8 @@ class Scenario:
         min_duration_s: every arm runs at least so long (the sum of its calls; the server's trials, each), and
         min_count: answers at least so many queries (samples when offline). Both must hold before a run ends.
         samples_per_query: examples of one multi-stream query.
-        max_batch: greatest batch that the offline sweep tries.
+        max_batch: greatest batch that the offline sweep tries, over all sessions.
+        sessions: of the same model, offline, side by side on one device's CPUs; a batch is divided among them.
         bound_ms: of the server: the percentile of latency, arrival to completion, stays within it.
         target_qps: of the server: queries per second; None searches for the highest rate within the bound.
         seed: of the server's arrivals.
@@ -82,6 +84,7 @@ class Scenario:
     min_count: int | None = None
     samples_per_query: int | None = None
     max_batch: int | None = None
+    sessions: int | None = None
     bound_ms: float | None = None
     target_qps: float | None = None
     seed: int = 0
@@ -106,10 +109,15 @@ class Scenario:
             value = getattr(self, field)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{field} is {value:g}", "it must be above 0")
-        for field in ("min_count", "samples_per_query", "max_batch"):
+        for field in ("min_count", "samples_per_query", "max_batch", "sessions"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise UsageError(f"{field} is {value}", "it must be 1 or more")
+        if self.max_batch is not None and self.max_batch < self.side_by_side:
+            raise UsageError(
+                f"max_batch (--max-batch) is {self.max_batch}, {self.side_by_side} sessions take an example each",
+                f"raise it to {self.side_by_side} or more",
+            )
         if self.name == SERVER and self.bound_ms is None and self.target_qps is None:
             raise UsageError(
                 "the server scenario needs a latency bound to find the highest rate within, or a rate",
@@ -141,6 +149,11 @@ class Scenario:
         """Examples of one query."""
         return (self.samples_per_query or _SAMPLES) if self.name == MULTI_STREAM else 1
 
+    @property
+    def side_by_side(self) -> int:
+        """Sessions of each model."""
+        return self.sessions or 1
+
     def check_batch(self, asked: int) -> None:
         """Refuse a batch where the scenario finds its own.
 
@@ -164,6 +177,7 @@ class Scenario:
             rules["samples_per_query"] = self.samples
         if self.name == OFFLINE:
             rules["max_batch"] = self.max_batch
+            rules |= {"sessions": self.sessions} if self.sessions else {}
         if self.name == SERVER:
             rules |= {"bound_ms": self.bound_ms, "target_qps": self.target_qps, "seed": self.seed}
         return rules

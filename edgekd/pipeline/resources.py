@@ -89,7 +89,8 @@ def _arms(measurement: Measurement, entries: Sequence[Entry]) -> list[Arm]:
     arms = []
     raced = [(name, record) for name, record in measurement.arms.items() if name != TWIN]
     for (name, record), (label, artifact, feeds_at) in zip(raced, entries, strict=True):
-        batch = int(record.get("batch") or measurement.batch)
+        # One session is looked at, with its part of a batch.
+        batch = int(record.get("batch") or measurement.batch) // int(record.get("sessions", 1))
         arms.append(
             Arm(
                 name=name, label=label, artifact=artifact, feeds=feeds_at(batch), batch=batch,

@@ -36,7 +36,6 @@ from edgekd.pipeline.execution import PLAIN_BATCH
 from edgekd.pipeline.routes import exporter_for
 from edgekd.pipeline.search_looks import early_answer, is_assured
 from edgekd.pipeline.search_times import Plan, race, stored_glance
-from edgekd.pipeline.sweep import usable_cpus
 from edgekd.pipeline.targets import board_of
 from edgekd.plugins import list_plugins, load_path
 from edgekd.quantize.config import QuantConfig
@@ -44,6 +43,7 @@ from edgekd.quantize.layers import LayerError, SearchableExporter
 from edgekd.quantize.mixture import Latency, Mixture, Trial
 from edgekd.quantize.trained import load_trained
 from edgekd.stages import StageStore, tool_versions
+from edgekd.target import usable_cpus
 from edgekd.tasks import TaskSpec
 
 #: Rows after which a mixture that is clearly good or bad is judged without the rest.
@@ -269,7 +269,7 @@ class StoreOracle:
             return Trial(mixture=mixture, decision="error", reason=str(e))
         if gate.decision == "error":
             raise DataError(gate.reason, "the search needs data that the accuracy gate can judge")
-        return replace(_trial(mixture, gate, self.plan.max_drop), size_bytes=size)
+        return replace(_trial(mixture, gate), size_bytes=size)
 
     def _reference(self, reference: Mixture) -> Evaluation:
         """The float model's answers; while its child works on the first ones, what will be glanced at is made here."""
@@ -308,7 +308,7 @@ class StoreOracle:
             known = early_answer(gate, against.n)
             if known is not None:
                 return seen, replace(
-                    _trial(mixture, gate, self.plan.max_drop),
+                    _trial(mixture, gate),
                     reason=f"{known} on the first {rows:,} examples",
                 )
             seen = join_rows(seen, self.evaluate(mixture, "select", slice(rows, following)))
@@ -389,7 +389,7 @@ def _first_calibrations(alternatives: Sequence[Mixture]) -> list[Mixture]:
     return [m for m, method in configured if method in methods]
 
 
-def _trial(mixture: Mixture, gate: Gate, max_drop: float) -> Trial:
+def _trial(mixture: Mixture, gate: Gate) -> Trial:
     wanted = gate.detail.get("n_that_would_decide")
     return Trial(
         mixture=mixture, decision=gate.decision, difference=gate.estimate, interval=gate.interval, n=gate.n or 0,

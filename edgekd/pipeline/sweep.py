@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from edgekd.pipeline.tuning import Tuning, batch_of, objective_of
 from edgekd.plugins import load_path
 from edgekd.release.manifest import MANIFEST_FILE
 from edgekd.statistics.student_t import t_interval
+from edgekd.target import usable_cpus
 from edgekd.tuned import THROUGHPUT, Tuned, keep_tuned, machine_key
 
 #: Examples per call that are tried for throughput; the search leaves out those whose call would be too long.
@@ -49,11 +49,6 @@ class Swept:
 def two_sided_interval(effects: Array, confidence: float) -> tuple[float, float, float]:
     """Mean, lower and upper bound of a two-sided t interval over restarts; unbounded for fewer than two."""
     return t_interval(effects, (1 + confidence) / 2)
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def space_of(target: ResolvedTarget, artifact: Artifact) -> Callable[[int], Mapping[str, Sequence[Value]]]:

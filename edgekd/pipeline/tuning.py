@@ -105,6 +105,8 @@ def tuning_for(
         if tuned is not None and scenario.max_batch is not None and tuned.batch > scenario.max_batch:
             why = f"its batch {tuned.batch} is beyond --max-batch {scenario.max_batch}"
             tuned = None
+        if tuned is not None and scenario.side_by_side > 1:
+            why, tuned = "they are for a session that is alone", None
         if tuned is None:
             missing[label] = why
         else:

@@ -36,6 +36,8 @@ class QuantConfig:
             dimension; weight-only); activations are per tensor.
         block_size: one of :data:`BLOCK_SIZES`; counts with ``block`` only.
         variant: ``cpu`` (u8 activations, s8 weights) or ``tensorrt`` (symmetric s8, s8).
+        activation_granularity: ``tensor``: one range for each activation; ``channel``: one for each channel, where the
+            operator behind it can take them (depthwise convolutions), for some time.
         calibration: of static ranges: ``minmax``, ``entropy``, ``percentile`` or ``mse``.
         examples: how many calibration examples at most.
         seed: draws the examples from all there are; None takes the first.
@@ -58,6 +60,7 @@ class QuantConfig:
     examples: int = 256
     seed: int | None = None
     smoothing: float = 0.0
+    activation_granularity: str = "tensor"
     accuracy_level: int = 4
     keep_float: tuple[str, ...] = ()
     ranges: tuple[tuple[str, float, float], ...] = ()
@@ -76,6 +79,7 @@ class QuantConfig:
         idle += [] if (self.mode, self.granularity) == ("weight-only", "block") else ["accuracy_level"]
         idle += [] if self.calibrated else ["calibration"]
         idle += [] if self.smoothing else ["smoothing"]
+        idle += [] if self.activation_granularity != "tensor" else ["activation_granularity"]
         idle += [] if self.seed is not None else ["seed"]
         idle += [] if self.keep_float else ["keep_float"]
         idle += [] if self.ranges else ["ranges"]
@@ -116,6 +120,12 @@ class QuantConfig:
         if self.smoothing and self.mode != "static":
             raise UsageError(
                 f"smoothing goes with static ranges, the mode is {self.mode}", "leave smoothing out"
+            )
+        if self.activation_granularity != "tensor" and (self.mode, self.granularity) != ("static", "channel"):
+            raise UsageError(
+                f"ranges for each channel of activations go with static ranges and weights by channel, this is "
+                f"{self.mode} by {self.granularity}",
+                "leave activation_granularity out",
             )
         if self.examples < 1:
             raise UsageError(f"calibration needs at least 1 example, got {self.examples}", "raise it")

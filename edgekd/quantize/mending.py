@@ -85,7 +85,11 @@ class State:
 
 
 def mend(
-    state: State, mixture: Mixture, others: Sequence[tuple[str, ...]], affordable: float = 1.0
+    state: State,
+    mixture: Mixture,
+    others: Sequence[tuple[str, ...]],
+    affordable: float = 1.0,
+    hopeful: Callable[[Mixture], bool] = lambda mixture: True,
 ) -> tuple[str, ...] | None:
     """Keep as few layers of a whole-model mixture in float as make it hold; None where none do.
 
@@ -94,6 +98,7 @@ def mend(
     Args:
         others: what made others hold; where it makes this one hold as well, nothing else is tried.
         affordable: share of the multiply-accumulates in float beyond which the mixture is of no use.
+        hopeful: asked of the first mixture that holds; whether it is worth a search for fewer layers, or cheaper ones.
     """
     layers = sorted(state.oracle.layers(mixture), key=_level)
     state.layers[mixture.label] = tuple(layers)
@@ -102,6 +107,8 @@ def mend(
         if set(known) <= set(macs) and (trial := state.judge(mixture.keeping(known))) and trial.assured:
             return known
     kept = _shortest(state, mixture, layers, _end(layers, affordable))
+    if kept is not None and not hopeful(mixture.keeping(kept)):
+        return None
     if kept is not None and all(macs[x.name] for x in layers):
         weight = {name: float(count or 0) for name, count in macs.items()}
         by_weight = sorted(layers, key=lambda x: -_noise(x) / weight[x.name])

@@ -47,6 +47,7 @@ class Mixture:
             c = self.config
             ranges = "trained" if c.ranges else c.calibration
             parts = [c.dtype, c.granularity, ranges if c.mode == "static" else c.mode]
+            parts += ["channel activations"] if c.activation_granularity == "channel" else []
             parts += [f"smoothed {c.smoothing:g}"] if c.smoothing else []
         text = " ".join([self.target, *parts, *(f"{k}={v}" for k, v in self.settings)])
         if not self.kept:

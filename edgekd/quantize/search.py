@@ -35,7 +35,7 @@ NEAR = 1.05
 #: Layers that have to stay in float are sought where the whole takes less than so much of the time of what holds.
 WORTH = 0.97
 #: A whole model that takes up to so many times the time of another is judged before layers of that one are kept in float:
-#: it takes one question, and they cost time too.
+#: it takes one question, and they cost time too. Nor is a mixture followed up that takes so many times the best one's.
 MENDED = 1.15
 #: Layers in float cost their share of the multiply-accumulates; half of that at least.
 _SAVED = 2.0
@@ -96,18 +96,15 @@ class _Walk:
     def _next(self, open_: Sequence[Mixture]) -> Mixture:
         """The fastest; of those that differ by session settings alone and are equal at a glance, the one with the fewest,
         so that noise does not choose. One of which layers have to stay in float comes after whole models that are hardly
-        slower; and of its equals the one that is fastest in float comes first."""
+        slower, and after float ones; and of its equals the one that is fastest in float comes first."""
         first = min(open_, key=self._bound)
+        if first in self.failing:
+            others = [m for m in open_ if m not in self.failing and not _is_twin(m, first)]
+            near = [m for m in others if m.config is None or self._bound(m) <= MENDED * self._bound(first)]
+            first = min(near, key=self._bound, default=first)
+        equal = [first, *(m for m in open_ if _is_twin(m, first) and self._no_faster(first, m))]
         if first not in self.failing:
-            twins = [m for m in open_ if m not in self.failing and _is_twin(m, first)]
-            return min(
-                [first, *(m for m in twins if self._no_faster(first, m))], key=lambda m: len(m.settings)
-            )
-        whole = [m for m in open_ if m not in self.failing and not _is_twin(m, first)]
-        near = [m for m in whole if self._bound(m) <= MENDED * self._bound(first)]
-        if near:
-            return min(near, key=self._bound)
-        equal = [m for m in open_ if m == first or (_is_twin(m, first) and self._no_faster(first, m))]
+            return min((m for m in equal if m not in self.failing), key=lambda m: len(m.settings))
         return min(equal, key=lambda m: self._ratios().get(replace(m, config=None), math.inf))
 
     def _ratios(self) -> dict[Mixture, float]:
@@ -123,9 +120,9 @@ class _Walk:
         seen = self.state.seen.get(mixture)
         return 0.0 if seen is None else seen.ratio
 
-    def _best(self) -> float:
+    def _best(self, without: Mixture | None = None) -> float:
         """The least ratio of what is assured."""
-        able = [m for m, t in self.state.trials.items() if t.assured]
+        able = [m for m, t in self.state.trials.items() if t.assured and m != without]
         return min((self.state.seen[m].ratio for m in able if m in self.state.seen), default=1.0)
 
     def _fails(self, first: Mixture) -> bool:
@@ -151,19 +148,30 @@ class _Walk:
         return True
 
     def _mend(self, first: Mixture) -> None:
-        self.state.glance([first])
-        if self._bound(first) >= WORTH * self._best():
-            return
         mixture = self.failing[first]
-        kept = mend(self.state, mixture, list(self.mended.values()), affordable=self._affordable(first))
+        self.state.glance([first, mixture])
+        if self._bound(mixture) >= WORTH * self._best():
+            return
+        kept = mend(
+            self.state,
+            mixture,
+            list(self.mended.values()),
+            affordable=self._affordable(mixture),
+            hopeful=self._hopeful,
+        )
         if kept is not None:
             self.mended[first] = kept
             self.state.glance([mixture.keeping(kept)])
 
-    def _affordable(self, first: Mixture) -> float:
+    def _hopeful(self, mixture: Mixture) -> bool:
+        """Whether fewer layers in float may still make it the fastest."""
+        self.state.glance([mixture])
+        return self._bound(mixture) <= MENDED * self._best(without=mixture)
+
+    def _affordable(self, mixture: Mixture) -> float:
         """Share of the multiply-accumulates that may stay in float, for all that is known, and leave it the fastest."""
-        whole, ratios = self._bound(first), self._ratios()
-        in_float = ratios.get(replace(first, config=None), 1.0)
+        whole, ratios = self._bound(mixture), self._ratios()
+        in_float = ratios.get(replace(mixture, config=None), 1.0)
         return _SAVED * (self._best() - whole) / (in_float - whole) if in_float > whole else 1.0
 
     def _outdone(self, first: Mixture) -> bool:
@@ -192,10 +200,13 @@ def _is_twin(one: Mixture, other: Mixture) -> bool:
 
 
 def _other_ranges(one: Mixture, other: Mixture) -> bool:
-    """Whether two quantizations differ by the method of calibration alone, smoothed or not."""
+    """Whether two quantizations differ by the method of calibration, however uneven channels are dealt with."""
     if one.config is None or other.config is None:
         return False
-    ranged = replace(one.config, calibration=other.config.calibration, smoothing=other.config.smoothing)
+    ranged = replace(
+        one.config, calibration=other.config.calibration, smoothing=other.config.smoothing,
+        activation_granularity=other.config.activation_granularity,
+    )  # fmt: skip
     return one.config.calibration != other.config.calibration and ranged == other.config
 
 

@@ -25,6 +25,7 @@ class Support:
         keep_float: whether single nodes can stay float; ``instead`` says what to do where not.
         ranges: whether it takes ranges from quantization-aware training.
         smoothing: whether it moves differences between channels of activations into weights.
+        channels: whether channels of an activation can have a range each.
         accuracy_level: whether its weight-only products have one; else only the default is taken.
     """
 
@@ -36,6 +37,7 @@ class Support:
     accuracy_level: bool = False
     ranges: bool = False
     smoothing: bool = False
+    channels: bool = False
     instead: str = "quantize it for onnx or openvino, or leave the model in float32"
 
     def check(self, config: QuantConfig) -> None:
@@ -70,6 +72,11 @@ class Support:
             raise UsageError(
                 f"{self.writer} has no smoothing, {config.smoothing:g} was asked for",
                 "quantize for openvino, or leave it out",
+            )
+        if config.activation_granularity == "channel" and not self.channels:
+            raise UsageError(
+                f"{self.writer} has one range for each activation, one for each channel was asked for",
+                "quantize for openvino, or leave activation_granularity out",
             )
         level = next(f.default for f in fields(QuantConfig) if f.name == "accuracy_level")
         if config.mode == "weight-only" and not self.accuracy_level and config.accuracy_level != level:

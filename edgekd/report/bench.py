@@ -28,6 +28,7 @@ def bench_lines(measurement: Measurement, *, inputs: str) -> list[str]:
     own = f"batch {measurement.batch}, " if len(batches) == 1 else ""
     counts = {r.get("threads", measurement.threads) for a, r in measurement.arms.items() if a != TWIN}
     threads = f"{counts.pop()} thread(s), " if len(counts) == 1 else ""
+    threads = f"{sessions} sessions of {threads}" if (sessions := detail.get("sessions", 1)) > 1 else threads
     lines = [f"{measurement.target}, {_scenario(measurement)}, {own}{threads}{inputs}"]
     if measurement.scenario == OFFLINE:
         lines += _offline(measurement)

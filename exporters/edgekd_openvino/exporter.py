@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,7 +44,7 @@ class OpenVinoExporter:
     format = "openvino"
     sources: tuple[str, ...] = ("onnx",)
     #: 2: without NNCF's fast bias correction.
-    QUANTIZER: ClassVar[int] = 2
+    QUANTIZER: ClassVar[int] = 3
 
     def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
         """Write ``model`` into the existing folder ``out`` as ``model.xml`` and ``model.bin``, checked against torch.
@@ -125,11 +126,15 @@ class OpenVinoExporter:
     def quantization_choices(self, artifact: Artifact, device: str) -> Sequence[QuantConfig]:
         """See :class:`edgekd.quantize.layers.SearchableExporter`: static INT8; what mends uneven channels goes before
         what clips outliers."""
+        from edgekd_openvino.graph_facts import graph_facts
+
+        uneven = [QuantConfig(smoothing=_USUAL_SMOOTHING)]
+        if graph_facts(artifact).depthwise:
+            alone = QuantConfig(activation_granularity="channel")
+            uneven = [alone, replace(alone, smoothing=_USUAL_SMOOTHING)]
         return (
-            QuantConfig(),
-            QuantConfig(smoothing=_USUAL_SMOOTHING),
-            *(QuantConfig(calibration=method) for method in ("percentile", "mse")),
-        )
+            QuantConfig(), *uneven, *(QuantConfig(calibration=method) for method in ("percentile", "mse")),
+        )  # fmt: skip
 
     def layer_errors(
         self, artifact: Artifact, quantized: Artifact, feeds: Sequence[Mapping[str, Array]]

@@ -42,6 +42,7 @@ SUPPORT = Support(
     variants=("cpu", "tensorrt"),
     keep_float=True,
     smoothing=True,
+    channels=True,
 )
 #: NNCF's presets: "mixed" keeps weights symmetric and activations asymmetric, "performance" makes both symmetric.
 _PRESETS = {"cpu": "mixed", "tensorrt": "performance"}
@@ -291,12 +292,16 @@ def _advanced(nncf: Any, config: QuantConfig) -> Any:
         smoothing["smooth_quant_alphas"] = parameters.AdvancedSmoothQuantParameters(
             convolution=config.smoothing, matmul=config.smoothing
         )
+    activations = {}
+    if config.activation_granularity == "tensor":
+        # Else NNCF gives each channel in front of a depthwise convolution a range of its own.
+        activations["activations_quantization_params"] = parameters.QuantizationParameters(per_channel=False)
     return nncf.AdvancedQuantizationParameters(
         **smoothing,
+        **activations,
         weights_quantization_params=parameters.QuantizationParameters(
             per_channel=config.granularity == "channel"
         ),
-        activations_quantization_params=parameters.QuantizationParameters(per_channel=False),
         activations_range_estimator_params=estimator or ranges.RangeEstimatorParameters(min=low, max=high),
         # NNCF 3.4's fast correction moves means away from float's: resnet32 on 5,000 CIFAR-10 images keeps 28.0 dB and
         # 82.8 % without it, 21.5 dB and 81.9 % with it, of 82.9 % in float.

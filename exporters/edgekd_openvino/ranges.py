@@ -8,27 +8,27 @@ from typing import Any
 import numpy as np
 
 from edgekd_openvino.runtime import read_model
+from edgekd_openvino.unquantizing import QUANTIZER, is_stored
 
 
 def activation_ranges(path: Path) -> dict[str, tuple[float, float]]:
     """Tensor that a FakeQuantize takes -> (input_low, input_high), per tensor (OpenVINO operation set, FakeQuantize-1).
 
-    A tensor of several names is given by each. Weights (constants, also converted ones) are left out. Channels that are
-    multiplied on the way (smoothing) have a range each: the tensor's is from the least to the greatest of them.
+    A tensor of several names is given by each. Weights (constants, also converted ones) are left out. Channels with a
+    range each (before a depthwise convolution, or multiplied on the way by smoothing) give the tensor all of their ranges
+    together.
     """
     found: dict[str, tuple[float, float]] = {}
     for op in read_model(path).get_ordered_ops():
-        if op.get_type_name() != "FakeQuantize":
+        if op.get_type_name() != QUANTIZER:
             continue
         port = op.input(0).get_source_output()
         low, high = (op.input(i).get_source_output().get_node() for i in (1, 2))
         ends = [e.get_data() for e in (low, high) if e.get_type_name() == "Constant"]
-        if len(ends) != 2 or any(e.size != 1 for e in ends):
-            continue
-        if port.get_node().get_type_name() in ("Constant", "Convert"):
+        if len(ends) != 2 or is_stored(port.get_node()):
             continue
         factors, port = _smoothing(port)
-        limits = [float(end.reshape(-1)[0]) / factors for end in ends]
+        limits = [end.astype(np.float64) / factors for end in ends]
         for name in port.get_names():
             found[name] = (float(min(v.min() for v in limits)), float(max(v.max() for v in limits)))
     return found

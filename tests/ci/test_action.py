@@ -355,8 +355,8 @@ def test_installing_takes_an_environment_of_its_own(runner: Runner, tmp_path: Pa
 #: Left to the input `args`: how a run is carried out, and what the action sets or reads itself.
 LEFT_TO_ARGS = {
     "--help", "--weights", "--batch", "--timeout", "--memory-limit-mib", "--scenario", "--percentile", "--min-duration",
-    "--min-count", "--samples-per-query", "--max-batch", "--bound-ms", "--target-qps", "--arrival-seed", "--remeasure",
-    "--out", "--junit", "--markdown", "--json", "--min-placement", "--placement-on", "--placement-precision",
+    "--min-count", "--samples-per-query", "--max-batch", "--sessions", "--bound-ms", "--target-qps", "--arrival-seed",
+    "--remeasure", "--out", "--junit", "--markdown", "--json", "--min-placement", "--placement-on", "--placement-precision",
     "--placement-by", "--provenance", "--allow-pickle", "--trust-engine",
 }  # fmt: skip
 

@@ -90,6 +90,14 @@ def test_no_data_is_needed_for_weights(place: Path, capsys: pytest.CaptureFixtur
         (["--calibration", "data.npz#0:0"], "is empty"),
         (["--calibration", "data.npz", "--smoothing", "0.5"], "has no smoothing, 0.5 was asked for"),
         (["--dtype", "int4", "--smoothing", "0.5"], "smoothing goes with static ranges"),
+        (
+            ["--calibration", "data.npz", "--activation-granularity", "channel"],
+            "has one range for each activation, one for each channel was asked for",
+        ),
+        (
+            ["--calibration", "data.npz", "--activation-granularity", "channel", "--granularity", "tensor"],
+            "this is static by tensor",
+        ),
     ],
 )
 def test_what_is_refused(

@@ -65,6 +65,8 @@ GATE = ("gate", "--student", "student.onnx")
         (("bench", "student.onnx", "--scenario", "server", "--target-qps", "5", "--batch", "2"), "one sample"),
         (("bench", "student.onnx", "--scenario", "offline", "--batch", "2"), "--max-batch"),
         (("bench", "student.onnx", "--scenario", "offline", "--percentile", "p99"), "samples per second"),
+        (("bench", "student.onnx", "--sessions", "2"), "belongs to the offline scenario"),
+        (("bench", "student.onnx", "--scenario", "offline", "--sessions", "2", "--sweep"), "leave one of them out"),
         (("bench", "student.onnx", "--scenario", "multi-stream", "--batch", "2"), "--samples-per-query"),
         ((*GATE, "--max-latency-ms", "q99:3"), "'q99' is not a percentile"),
         ((*GATE, "--max-latency-ms", "p99:fast"), "'fast' is not a number"),

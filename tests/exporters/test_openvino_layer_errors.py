@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,68 @@ def test_a_smoothed_tensor_has_the_range_of_all_its_channels(net: Artifact, tmp_
         # No channel has less than what was seen of it; one with small weights may have more.
         assert low <= plain[name][0] + 1e-6
         assert high >= plain[name][1] * 0.999
+
+
+def _depthwise(folder: Path) -> Artifact:
+    """A depthwise layer whose first channel is four hundred times the others, which its weights undo."""
+    rng = np.random.default_rng(0)
+    factors = np.array([400, *[1] * 7], np.float32)
+    first = rng.normal(0, 0.3, (8, 3, 3, 3)).astype(np.float32) * factors[:, None, None, None]
+    deep = rng.normal(0, 0.3, (8, 1, 3, 3)).astype(np.float32) / factors[:, None, None, None]
+    last = rng.normal(0, 0.3, (4, 8, 1, 1)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], name="conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu1"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], name="deep", pads=[1, 1, 1, 1], group=8),
+        helper.make_node("Relu", ["c2"], ["r2"], name="relu2"),
+        helper.make_node("Conv", ["r2", "w3"], ["c3"], name="conv3"),
+        helper.make_node("GlobalAveragePool", ["c3"], ["p"], name="pool"),
+        helper.make_node("Flatten", ["p"], ["y"], name="flat"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "depthwise",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, _SIZE, _SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(v, k) for k, v in {"w1": first, "w2": deep, "w3": last}.items()],
+    )
+    folder.mkdir()
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "m.onnx")
+    (folder / "ir").mkdir()
+    return OpenVinoExporter().convert(OnnxExporter().read(folder / "m.onnx"), folder / "ir", {})
+
+
+def test_channels_before_a_depthwise_layer_have_a_range_each_where_asked(tmp_path: Path) -> None:
+    net = _depthwise(tmp_path / "net")
+    channel = QuantConfig(activation_granularity="channel")
+    made = {}
+    for config in (QuantConfig(), channel):
+        folder = tmp_path / config.activation_granularity
+        folder.mkdir()
+        made[config.activation_granularity] = OpenVinoExporter().quantize(net, config, _feeds(), folder)
+    levels = {name: a.lineage["sqnr_db"]["y"] for name, a in made.items()}
+    assert levels["channel"] > levels["tensor"] + 10
+    # Per channel or not, the tensor's own range is that of all its channels together.
+    ranges = {name: activation_ranges(a.path) for name, a in made.items()}
+    assert ranges["channel"]["r1"] == pytest.approx(ranges["tensor"]["r1"], rel=0.02)
+    assert "activation_granularity" not in made["tensor"].lineage["quantization"]
+    assert made["channel"].lineage["quantization"]["activation_granularity"] == "channel"
+    # Its layers are found, and left in float.
+    assert {"conv1", "deep", "conv3"} <= set(_again(net, made["channel"]))
+    (tmp_path / "kept").mkdir()
+    kept = replace(channel, keep_float=("conv1", "deep"))
+    mixed = OpenVinoExporter().quantize(net, kept, _feeds(), tmp_path / "kept")
+    assert mixed.lineage["sqnr_db"]["y"] > levels["channel"]
+
+
+def test_only_where_there_is_a_depthwise_layer_is_that_tried(net: Artifact, tmp_path: Path) -> None:
+    exporter = OpenVinoExporter()
+    tried = [c.activation_granularity for c in exporter.quantization_choices(net, "cpu")]
+    assert set(tried) == {"tensor"}
+    deep = exporter.quantization_choices(_depthwise(tmp_path / "net"), "cpu")
+    assert [(c.activation_granularity, c.smoothing) for c in deep[:3]] == [
+        ("tensor", 0.0), ("channel", 0.0), ("channel", 0.5),
+    ]  # fmt: skip
 
 
 def test_examples_of_several_sizes_and_means_over_examples_are_taken_one_by_one(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_it_stops_when_two_doublings_bring_nothing(
         ({1: 1e4, 2: 2e4, 4: 4e4}, {"max_batch": 4}, [1, 2, 4], "4 is the greatest batch tried"),
         ({1: 7.0}, {}, [1], "a call of batch 2 would last more than 0.25 s"),
         ({4: 1e4}, {"fixed": 4}, [4], "the model takes batches of 4 only"),
+        ({3: 1e4, 6: 2e4}, {"first": 3, "max_batch": 11}, [3, 6], "11 is the greatest batch tried"),
         (
             {1: 1e4, 2: ChildError("out of memory", outcome="out of memory")},
             {},

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -13,17 +14,19 @@ import pytest
 from fixtures_models import classifier
 
 from edgekd.artifact import Artifact
-from edgekd.errors import DataError
+from edgekd.errors import DataError, ModelError, UsageError
 from edgekd.evidence import Measurement, load_measurement, save_measurement
 from edgekd.evidence.measurement import BASELINE, CANDIDATE, TWIN
 from edgekd.gates.latency import judge_latency
 from edgekd.gates.tail import judge_tail
 from edgekd.measure import Protocol, Scenario, Setting, ledger, measure_scenario
+from edgekd.measure.operations import bind_side_by_side
 from edgekd.models import open_reference
 from edgekd.pipeline.collect import Feeds
+from edgekd.spec import TensorSpec
 from edgekd.stages import StageStore
 from edgekd.statistics.binomial import most_over
-from edgekd.target import parse_target
+from edgekd.target import parse_target, usable_cpus
 from edgekd.testing import write_fake
 
 QUICK = Protocol(
@@ -61,7 +64,7 @@ def run(scenario: Scenario, *artifacts: Artifact, **more: Any) -> Measurement:
     feeds = Feeds(shapes={})
     entries = [(f"m{i}", a, feeds.maker(scenario, a, "student")) for i, a in enumerate(artifacts)]
     return measure_scenario(
-        scenario, entries[0], entries[1:], SETTING, record=feeds.record,
+        scenario, entries[0], entries[1:], more.pop("setting", SETTING), record=feeds.record,
         most_over=functools.partial(most_over, level=scenario.level), **{"protocol": QUICK, **more},
     )  # fmt: skip
 
@@ -135,6 +138,71 @@ def test_offline_races_each_arm_at_its_own_batch(models: dict[str, Artifact]) ->
     assert found.arms[TWIN]["batch"] == found.arms[BASELINE]["batch"] == sweeps[BASELINE]["best"]
     assert found.arms[CANDIDATE]["batch"] == 4
     assert found.inputs["m1"]["shapes"] == {"x": [4, 10]}
+
+
+@pytest.mark.skipif(usable_cpus() < 2, reason="sessions side by side need two CPUs")
+def test_offline_divides_a_batch_among_sessions(models: dict[str, Artifact]) -> None:
+    found = run(Scenario(name="offline", sessions=2, max_batch=8, **SHORT), models["free"], models["fixed1"])
+    sweeps = found.scenario_detail["sweep"]
+    assert {r["batch"] for r in sweeps[BASELINE]["rows"]} <= {2, 4, 8}
+    assert [r["batch"] for r in sweeps[CANDIDATE]["rows"]] == [2], "each takes its one example"
+    assert found.scenario_detail["sessions"] == 2
+    for arm in (BASELINE, TWIN, CANDIDATE):
+        assert (found.arms[arm]["sessions"], found.arms[arm]["threads"]) == (2, 1)
+        assert len(found.restarts[0].children[arm]["cpus"]) == 2
+
+
+def test_sessions_work_at_the_same_time_each_on_its_part() -> None:
+    class Other:
+        """Its call ends once the other one's has begun."""
+
+        inputs: ClassVar[list[TensorSpec]] = [TensorSpec(name="x", dtype="float32", shape=("batch", 2))]
+
+        def __init__(self, own: threading.Event, other: threading.Event) -> None:
+            self.own, self.other, self.fed = own, other, []
+
+        def bind(self, feeds: Any) -> Any:
+            def call() -> None:
+                self.own.set()
+                assert self.other.wait(20), "the other session was not run beside this one"
+                self.fed.append(feeds["x"])
+
+            return call
+
+    a, b = threading.Event(), threading.Event()
+    sessions: Any = [Other(a, b), Other(b, a)]
+    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
+    query = bind_side_by_side(sessions, {"x": rows}, 1, "model")
+    query()
+    query()
+    for session, part in zip(sessions, (rows[:3], rows[3:]), strict=True):
+        assert [f.tolist() for f in session.fed] == [part.tolist()] * 2
+
+
+def test_sessions_that_would_wait_for_each_other_are_refused(models: dict[str, Artifact]) -> None:
+    scenario = Scenario(name="offline", sessions=usable_cpus() + 1, **SHORT)
+    with pytest.raises(
+        UsageError, match=rf"of 1 threads were asked for, this process has {usable_cpus()} CPUs"
+    ):
+        run(scenario, models["free"])
+    elsewhere = replace(SETTING, target=parse_target("cuda:onnxruntime"))
+    with pytest.raises(UsageError, match=r"2 sessions .--sessions. were asked for on cuda:onnxruntime"):
+        run(Scenario(name="offline", sessions=2), models["free"], setting=elsewhere)
+
+
+def test_a_session_that_fails_fails_the_query(models: dict[str, Artifact]) -> None:
+    def broken() -> None:
+        raise ModelError("it broke", "mend it")
+
+    class Half:
+        inputs: ClassVar[list[TensorSpec]] = []
+
+        def __init__(self, run: Any) -> None:
+            self.bind = lambda feeds: run
+
+    sessions: Any = [Half(lambda: None), Half(broken)]
+    with pytest.raises(ModelError, match="it broke"):
+        bind_side_by_side(sessions, {}, 1, "model")()
 
 
 def test_tuned_arms_keep_their_settings_and_their_batch(models: dict[str, Artifact]) -> None:

@@ -99,6 +99,13 @@ def test_a_batch_beyond_the_one_asked_for_is_not_used(artifact: Artifact) -> Non
     assert "its batch 32 is beyond --max-batch 16" in capped.note
 
 
+def test_settings_of_a_session_alone_are_not_those_of_several(artifact: Artifact) -> None:
+    model = swept(artifact, objective="throughput", batch=32)
+    found = tuning(model, scenario=Scenario(name=OFFLINE, sessions=2))
+    assert found.sessions == {}
+    assert "they are for a session that is alone" in found.note
+
+
 def test_a_multi_stream_query_is_one_call_of_its_samples(artifact: Artifact) -> None:
     eight = Scenario(name=MULTI_STREAM)
     assert batch_of(eight, artifact, 1) == 8

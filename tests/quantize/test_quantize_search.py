@@ -385,6 +385,33 @@ def test_far_off_another_calibration_is_not_tried_and_smoothing_is() -> None:
     assert SMOOTH in search_with(0.08)
 
 
+def test_channels_with_a_range_each_are_tried_however_far_off_it_is() -> None:
+    channel = replace(INT8, config=QuantConfig(activation_granularity="channel"))
+    model = Model(damage=[0.08], cost=[1.0], scale=lambda m: 0.01 if m == channel else 1.0)
+    found = search(model, classes=[[INT8, channel, ENTROPY]], max_drop=0.01)
+    assert (found.winner.mixture, model.asked) == (channel, [FLOAT, INT8, channel])
+    model = Model(damage=[0.08], cost=[1.0], scale=lambda m: 0.9 if m == channel else 1.0)
+    search(model, classes=[[INT8, channel, ENTROPY]], max_drop=0.01)
+    assert ENTROPY not in model.asked
+
+
+def test_what_is_slow_whole_is_not_mended() -> None:
+    """The least hurt of a class would be mended; its own time, not that of the class, says that it is not worth it."""
+
+    class Slow(Model):
+        def ratio(self, mixture: Mixture) -> float:
+            return super().ratio(mixture) * (2.0 if mixture.config and mixture.config.smoothing else 1.0)
+
+    model = Slow(
+        damage=[0.05, *[0.0001] * 15],
+        cost=[1.0] * 16,
+        floats={BF16: (0.0, 0.33)},
+        scale=lambda m: 0.9 if m.config and m.config.smoothing else 1.0,
+    )
+    found = search(model, floats=[FLOAT, BF16], classes=[[INT8, SMOOTH]], max_drop=0.01)
+    assert (found.winner.mixture, found.layers) == (BF16, {})
+
+
 def test_what_holds_by_smoothing_is_not_mended() -> None:
     model = Model(
         damage=[0.05, *[0.0001] * 7],
