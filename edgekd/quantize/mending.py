@@ -148,7 +148,10 @@ def _noise(layer: LayerError) -> float:
 
 def _guess(state: State, mixture: Mixture, order: Sequence[LayerError]) -> int:
     """How many of ``order`` will have to be kept, were the drop in proportion to the errors that are left."""
-    whole = state.trials.get(mixture)
+    # Session settings hardly change what is rounded.
+    whole = next(
+        (t for m, t in state.trials.items() if (m.target, m.config) == (mixture.target, mixture.config)), None
+    )
     share = _LEFT
     if state.max_drop is not None and whole is not None and whole.difference is not None:
         share = _AIM * state.max_drop / max(-whole.difference, state.max_drop)

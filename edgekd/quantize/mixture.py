@@ -78,7 +78,7 @@ class Trial:
 
     Attributes:
         decision: ``pass``, ``reject``, ``inconclusive``; ``error`` where it could not be made or run, ``slower`` where its
-            time ended it before its accuracy was asked.
+            time ended it before its accuracy was asked, ``skipped`` where the same files miss under other settings.
         difference: score minus the float model's; None where there is none.
         interval: its two one-sided bounds.
         n: examples that decided: fewer than all where it was clearly rejected before.

@@ -47,7 +47,7 @@ class Outcome:
 
     Attributes:
         trials: everything that was tried, in order; latencies are those of the last race that had it. Whole models
-            that were timed and never judged come last, as ``slower``.
+            that were timed and never judged come last, as ``slower`` or ``skipped``.
         winner: of the trials; the float model where nothing else holds and is faster.
         layers: label of a whole-model mixture -> its sensitivity, the most sensitive first.
         out_of_time: the budget ended the search before it was through.
@@ -61,7 +61,7 @@ class Outcome:
     @property
     def evaluations(self) -> int:
         """How often the oracle judged; the float model itself needs no judging."""
-        return sum(t.decision != "slower" for t in self.trials) - 1
+        return sum(t.decision not in ("slower", "skipped") for t in self.trials) - 1
 
 
 @dataclass
@@ -90,7 +90,7 @@ class _Walk:
                 continue
             if first in self.failing:
                 self._mend(first)
-            elif self._bound(first) <= NEAR * self._best() and self._fails(first):
+            elif self._bound(first) <= NEAR * self._best() and (self._fails_as(first) or self._fails(first)):
                 open_.append(first)
 
     def _next(self, open_: Sequence[Mixture]) -> Mixture:
@@ -124,6 +124,18 @@ class _Walk:
         """The least ratio of what is assured."""
         able = [m for m, t in self.state.trials.items() if t.assured and m != without]
         return min((self.state.seen[m].ratio for m in able if m in self.state.seen), default=1.0)
+
+    def _fails_as(self, first: Mixture) -> bool:
+        """Whether a class that differs by session settings alone misses by more than a margin at its best: so will this
+        one."""
+        margin = self.state.max_drop
+        for other, least in self.failing.items():
+            if other in self.holding or margin is None or not _is_twin(other, first):
+                continue
+            if _difference(self.state.trials[least]) < -margin:
+                self.failing[first] = replace(least, settings=first.settings)
+                return True
+        return False
 
     def _fails(self, first: Mixture) -> bool:
         """Judge the alternatives until one is assured; whether layers in float might help those before it."""
@@ -239,7 +251,9 @@ def find_mixture(
     state.race(finalists)
     tried = dict(state.trials)
     passed_over = [
-        Trial(mixture=m, decision="slower", latency=x, reason="slower than what holds: not judged")
+        Trial(mixture=m, decision="skipped", latency=x, reason="other settings of what misses: not judged")
+        if m in walk.failing.values() or m in walk.failing
+        else Trial(mixture=m, decision="slower", latency=x, reason="slower than what holds: not judged")
         for m, x in state.seen.items()
         if m not in tried
     ]

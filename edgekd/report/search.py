@@ -13,7 +13,7 @@ from edgekd.quantize.searched import Search
 _LAYERS = 12
 _WORDS = {
     "pass": "holds", "reject": "rejected", "inconclusive": "inconclusive", "error": "not made",
-    "slower": "slower, not judged",
+    "slower": "slower, not judged", "skipped": "not judged: misses with other settings",
 }  # fmt: skip
 
 

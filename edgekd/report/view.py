@@ -36,6 +36,7 @@ class LatencyTable:
     Attributes:
         batch: examples per call; batches: by arm, where they have their own (offline).
         threads: of the sessions; arm_threads: by arm, where sweeps found other numbers for them.
+        sessions: of each arm, side by side.
         rate_qps: queries per second that arrived; None but for the server.
         distribution: the raw calls, counted; resources: what the arms need, as lines of text.
         artifacts: arm -> digest; medians_ns: arm -> least and greatest median of a restart, nanoseconds.
@@ -54,6 +55,7 @@ class LatencyTable:
     rows: tuple[LatencySummary, ...]
     environment: Mapping[str, Any]
     ledgers: tuple[Mapping[str, Any], ...]
+    sessions: int = 1
     distribution: Distribution | None = None
     resources: tuple[str, ...] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
@@ -199,6 +201,7 @@ def _latency(measurement: Measurement, selected: bool) -> LatencyTable:
             for arm, r in measurement.arms.items()
             if arm != TWIN
         },
+        sessions=int(measurement.scenario_detail.get("sessions") or 1),
         rate_qps=measurement.scenario_detail.get("target_qps"),
         rows=tuple(r for r in rows if r is not None),
         environment=measurement.environment,

@@ -292,6 +292,8 @@ def latency_title(table: LatencyTable) -> str:
     threads = plural(max(counts), "thread")
     if len(counts) > 1:
         threads = ", ".join(f"{name} {count}" for name, count in table.arm_threads.items()) + " threads"
+    if table.sessions > 1:
+        threads = f"{table.sessions} sessions of {threads}"
     thrown = f", {len(table.redrawn)} redrawn" if table.redrawn else ""
     where = "" if table.selected else " (selection)"
     return (

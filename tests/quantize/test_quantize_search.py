@@ -476,6 +476,27 @@ def test_other_settings_of_what_holds_are_judged_only_where_they_are_faster() ->
     assert found.winner.mixture == _lower(SMOOTH)
 
 
+def test_what_misses_under_some_settings_is_not_judged_under_others() -> None:
+    class Even(Model):
+        def ratio(self, mixture: Mixture) -> float:
+            return super().ratio(replace(mixture, settings=()))
+
+    def asked_with(drop: float) -> tuple[Outcome, list[Mixture]]:
+        model = Even(
+            damage=[drop], cost=[1.0], scale=lambda m: 0.9 if m.config and m.config.smoothing else 1.0
+        )
+        classes = [[INT8, SMOOTH], [_lower(INT8), _lower(SMOOTH)]]
+        return search(model, classes=classes, max_drop=0.01), [m for m in model.asked if m.settings]
+
+    found, asked = asked_with(0.03)
+    assert asked == []
+    assert [t.mixture for t in found.trials if t.decision == "skipped"] == [_lower(INT8), _lower(SMOOTH)]
+    assert found.evaluations == 2
+    # What misses by less than the margin may hold with other rounding.
+    _, asked = asked_with(0.009)
+    assert asked == [_lower(INT8), _lower(SMOOTH)]
+
+
 def test_layers_stay_in_float_where_float_is_fastest() -> None:
     """Of two sessions that are as fast when all is quantized, the one whose float layers cost less is mended; the other is
     not."""
