@@ -128,7 +128,7 @@ def _check_sessions(arm: Arm, setting: Setting) -> None:
     threads, cpus = arm.threads or setting.threads, usable_cpus()
     if threads * arm.sessions > cpus:
         raise UsageError(
-            f"{arm.sessions} sessions (--sessions) of {threads} threads were asked for, this process has {cpus} CPUs",
+            f"{arm.sessions} sessions (--sessions) of {threads} thread(s) were asked for, this process has {cpus} CPUs",
             "lower either",
         )
 

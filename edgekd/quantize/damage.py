@@ -15,7 +15,10 @@ from edgekd.spec import TensorSpec
 from edgekd.statistics.binomial import CONFIDENCE, binomial_cdf
 
 #: What to try where a quantized model is broken.
-FIX = "try another --method, more examples, or keep layers in float"
+FIX = (
+    "try another --method, more examples, --activation-granularity channel or --smoothing 0.5 (OpenVINO), or keep layers in "
+    "float"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

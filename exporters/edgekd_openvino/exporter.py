@@ -44,7 +44,7 @@ class OpenVinoExporter:
     format = "openvino"
     sources: tuple[str, ...] = ("onnx",)
     #: 2: without NNCF's fast bias correction.
-    QUANTIZER: ClassVar[int] = 3
+    QUANTIZER: ClassVar[int] = 4
 
     def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
         """Write ``model`` into the existing folder ``out`` as ``model.xml`` and ``model.bin``, checked against torch.

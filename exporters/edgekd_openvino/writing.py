@@ -19,7 +19,9 @@ ENTRY, WEIGHTS = "model.xml", "model.bin"
 
 _LAYER = re.compile(r'(<layer id=")(\d+)(" name=")([^"]*)(" type=")([^"]*)(")')
 #: OpenVINO names a node of its own making after its type and a number that counts every node of the process.
-_COUNTED = re.compile(r"[A-Za-z]+_(\d{1,6})")
+_COUNTED = re.compile(r"[A-Za-z]+_(\d{1,9})")
+#: Numbers so far ahead are somebody's own names: counting past them would take too long.
+_AHEAD = 1_000_000
 #: A model's rt_info that says how and from which path it was converted; the version is written anyway.
 _PROVENANCE = ("conversion_parameters", "Runtime_version")
 
@@ -30,11 +32,15 @@ def count_past(names: Collection[str]) -> None:
     A node made from now on cannot have the name of one that the model brought, so the two can be told apart.
     """
     ov = openvino("writing OpenVINO models")
-    largest = max((int(m[1]) for m in map(_COUNTED.fullmatch, names) if m), default=0)
-    while True:
-        made = ov.op.Parameter(ov.Type.f32, ov.Shape([]))
-        if int(str(made.get_name()).rpartition("_")[2]) > largest:
-            return
+
+    def number() -> int:
+        return int(str(ov.op.Parameter(ov.Type.f32, ov.Shape([])).get_name()).rpartition("_")[2])
+
+    end = number() + _AHEAD
+    found = (int(m[1]) for m in map(_COUNTED.fullmatch, names) if m)
+    largest = max((n for n in found if n < end), default=0)
+    while number() <= largest:
+        pass
 
 
 def write_model(

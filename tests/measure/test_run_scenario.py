@@ -182,7 +182,7 @@ def test_sessions_work_at_the_same_time_each_on_its_part() -> None:
 def test_sessions_that_would_wait_for_each_other_are_refused(models: dict[str, Artifact]) -> None:
     scenario = Scenario(name="offline", sessions=usable_cpus() + 1, **SHORT)
     with pytest.raises(
-        UsageError, match=rf"of 1 threads were asked for, this process has {usable_cpus()} CPUs"
+        UsageError, match=rf"of 1 thread\(s\) were asked for, this process has {usable_cpus()} CPUs"
     ):
         run(scenario, models["free"])
     elsewhere = replace(SETTING, target=parse_target("cuda:onnxruntime"))
