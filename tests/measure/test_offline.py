@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekd.artifact import Artifact
@@ -84,6 +86,25 @@ def test_what_ends_a_sweep(
     seen = Speeds(monkeypatch, dict(speeds))
     found = sweep_batches(maker, SETTING, **more)
     assert (seen.tried, found.ended) == (tried, ended)
+
+
+def test_a_busy_moment_does_not_make_a_batch_slow(
+    maker: functools.partial[Arm], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy:
+        """Four of five blocks take three times as long."""
+
+        blocks = iter([3e6, 3e6, 1e6, 3e6, 3e6])
+
+        def exchange(self, payload: bytes) -> bytes:
+            return b""
+
+        def read(self, reply: bytes) -> Any:
+            return {}, [np.full(4, next(self.blocks))]
+
+    monkeypatch.setattr(offline, "open_arm", lambda *args: (Busy(), {}))
+    monkeypatch.setattr(offline, "warm_up", lambda *args: {})
+    assert offline._try(maker(2), SETTING, 2) == {"batch": 2, "samples_per_s": 2000.0, "ms_per_call": 1.0}
 
 
 def test_inputs_that_would_not_fit_are_not_made(

@@ -166,6 +166,12 @@ def test_the_time_of_a_call_is_the_median_of_block_minima(measured: Measurement)
     assert undisturbed_seconds(replace(made, restarts=()), BASELINE) is None
 
 
+def test_one_of_several_sessions_is_looked_at_with_its_part(model: Artifact, measured: Measurement) -> None:
+    arms = {BASELINE: {**measured.arms[BASELINE], "batch": 6, "sessions": 3}}
+    (arm,) = resources._arms(replace(measured, arms=arms), [("m.onnx", model, _feeds_at)])
+    assert (arm.sessions, arm.batch, {len(v) for v in arm.feeds.values()}) == (1, 2, {2})
+
+
 def test_one_thread_s_cpu_time_leaves_interruptions_out(measured: Measurement) -> None:
     cpu = {"cpu": {"cpu_ns_per_call": 1.0}, "ns_per_call": 5.0}
     assert resources._call_seconds(cpu, measured, BASELINE, 1) == (1e-9, "CPU time of the inspection")

@@ -395,19 +395,23 @@ def test_channels_with_a_range_each_are_tried_however_far_off_it_is() -> None:
     assert ENTROPY not in model.asked
 
 
+class SlowWhereSmoothed(Model):
+    """One layer of sixteen is hurt; smoothing takes ``factor`` of the time, and leaves ``left`` of the damage."""
+
+    def __init__(self, factor: float, left: float, **more: object) -> None:
+        super().__init__(
+            damage=[0.05, *[0.0001] * 15], cost=[1.0] * 16,
+            scale=lambda m: left if m.config and m.config.smoothing else 1.0, **more,  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.factor = factor
+
+    def ratio(self, mixture: Mixture) -> float:
+        return super().ratio(mixture) * (self.factor if mixture.config and mixture.config.smoothing else 1.0)
+
+
 def test_what_is_slow_whole_is_not_mended() -> None:
     """The least hurt of a class would be mended; its own time, not that of the class, says that it is not worth it."""
-
-    class Slow(Model):
-        def ratio(self, mixture: Mixture) -> float:
-            return super().ratio(mixture) * (2.0 if mixture.config and mixture.config.smoothing else 1.0)
-
-    model = Slow(
-        damage=[0.05, *[0.0001] * 15],
-        cost=[1.0] * 16,
-        floats={BF16: (0.0, 0.33)},
-        scale=lambda m: 0.9 if m.config and m.config.smoothing else 1.0,
-    )
+    model = SlowWhereSmoothed(2.0, 0.9, floats={BF16: (0.0, 0.33)})
     found = search(model, floats=[FLOAT, BF16], classes=[[INT8, SMOOTH]], max_drop=0.01)
     assert (found.winner.mixture, found.layers) == (BF16, {})
 
@@ -425,16 +429,7 @@ def test_what_holds_by_smoothing_is_not_mended() -> None:
 
 def test_what_smoothing_makes_slow_is_mended_too() -> None:
     """A multiplication for every activation costs more here than one layer in float."""
-
-    class Slow(Model):
-        def ratio(self, mixture: Mixture) -> float:
-            return super().ratio(mixture) * (1.5 if mixture.config and mixture.config.smoothing else 1.0)
-
-    model = Slow(
-        damage=[0.05, *[0.0001] * 15],
-        cost=[1.0] * 16,
-        scale=lambda m: 0.01 if m.config and m.config.smoothing else 1.0,
-    )
+    model = SlowWhereSmoothed(1.5, 0.01)
     found = search(model, classes=[[INT8, SMOOTH], [OTHER]], max_drop=0.01)
     assert SMOOTH in model.asked
     assert found.winner.mixture == INT8.keeping(["0"])

@@ -7,6 +7,8 @@ import pytest
 from fixtures_run import make_measurement
 
 from edgekd.report.bench import bench_lines, closing_line
+from edgekd.report.view import _latency
+from edgekd.report.words import latency_title
 
 
 def text(measurement):
@@ -84,6 +86,13 @@ def test_offline_shows_rates_and_the_sweep():
     assert "samples/s" in found
     assert "student-int8 by batch, samples/s: 1: 900.0 (throughput no longer rises)" in found
     assert "student-int8: time per sample 0.25" in found
+
+
+def test_sessions_side_by_side_are_told():
+    found = make_measurement(ratio=0.5, scenario="offline", scenario_detail={"sessions": 2})
+    assert "offline, batch 1, 2 sessions of 1 thread(s)" in text(found)
+    assert "2 sessions of 1 thread, " in latency_title(_latency(found, selected=True))
+    assert "sessions" not in latency_title(_latency(make_measurement(ratio=0.5), selected=True))
 
 
 def server(best, **detail):
