@@ -85,14 +85,14 @@ def _shapes(scenario: Scenario) -> list[Shape]:
 
 
 def _fastest(
-    label: str, versions: Sequence[Artifact], task: TaskSpec, scenario: Scenario
+    label: str, versions: Sequence[Artifact], task: TaskSpec, scenario: Scenario, restarts: int
 ) -> tuple[tuple[str, Artifact], Shape, list[Mapping[str, Any]]]:
     """The fastest of some versions of a model: (label, artifact), its shape with the best batch, all tried."""
     tried: list[Mapping[str, Any]] = []
     best: tuple[float, tuple[str, Artifact], Shape] | None = None
     for artifact in versions:
         for shape in _shapes(scenario):
-            found = race(scenario, (label, artifact), [], task, shape=lambda _, n=shape: n, restarts=2)  # type: ignore[misc]
+            found = race(scenario, (label, artifact), [], task, shape=lambda _, n=shape: n, restarts=restarts)  # type: ignore[misc]
             ns = ns_per_example(found)
             batch = int(found.arms["baseline"]["batch"])
             tried.append(
@@ -158,15 +158,14 @@ def main() -> int:
     rows = {e.label: _judge(e, answers) for e in entrants}
     found: dict[str, Any] = {"teacher": {"accuracy": answers.mean, "n": answers.n}, "rows": rows}
     for scenario in () if args.accuracy_only else (Scenario(name="offline"), Scenario()):
-        best, most, tried = _fastest("teacher, float32", floats, task, scenario)
+        probes = max(2, args.restarts // 2)
+        best, most, tried = _fastest("teacher, float32", floats, task, scenario, probes)
+        found["teacher"][scenario.name] = {"format": best[1].format, "shape": asdict(most), "tried": tried}
         shapes = {best[0]: most, f"{best[0]} (twin)": most}
         for entrant in entrants:
-            shapes[entrant.label] = _fastest(entrant.label, [entrant.artifact], task, scenario)[1]
-        found["teacher"][scenario.name] = {
-            "format": best[1].format,
-            "shape": asdict(most),
-            "tried": tried,
-        }
+            _, own, tried = _fastest(entrant.label, [entrant.artifact], task, scenario, probes)
+            shapes[entrant.label] = own
+            rows[entrant.label][f"{scenario.name} at"] = {"shape": asdict(own), "tried": tried}
         for k, entrant in enumerate(entrants):
             # Each beside the teacher alone: sessions that have all CPUs slow down whatever is open beside them.
             measured = race(

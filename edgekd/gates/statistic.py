@@ -76,7 +76,8 @@ def _cpu_clock_serves(measurement: Measurement, arms: Sequence[str]) -> bool:
         return False
     least, most = CPU_SHARE
     for arm in arms:
-        if measurement.arms[arm].get("threads", measurement.threads) != 1:
+        record = measurement.arms[arm]
+        if record.get("threads", measurement.threads) * record.get("sessions", 1) != 1:
             return False
         shares = []
         for restart in measurement.restarts[:CHOSEN_ON]:

@@ -87,7 +87,8 @@ def sweep_batches(
         behind = 0 if row["samples_per_s"] > best * (1 + GAIN) else behind + 1
         best = max(best, row["samples_per_s"])
         if fixed is not None:
-            ended = f"the model takes batches of {fixed} only"
+            each = " in each session" if first > 1 else ""
+            ended = f"the model takes batches of {fixed // first} only{each}"
             break
         if behind == 2:
             ended = "throughput no longer rises"

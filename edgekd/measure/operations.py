@@ -17,6 +17,7 @@ from edgekd.data.example import Array
 from edgekd.errors import DataError, MissingDependencyError
 from edgekd.measure.device_events import WALL, DeviceTiming, device_timing
 from edgekd.measure.gpu_events import event_source
+from edgekd.spec import TensorSpec
 from edgekd.target import Session
 
 Reply = tuple[dict[str, Any], list[Array]]
@@ -123,12 +124,14 @@ def bind_side_by_side(
 ) -> Callable[[], object]:
     """Bind a query that is divided among sessions, each in a thread of its own; it ends with the last of them.
 
+    Inputs of a size that leaves nothing to divide, as those without a batch, go to each session whole.
+
     Raises:
-        DataError: as :func:`bind_query`.
+        DataError: an input that cannot be divided, and as :func:`bind_query`.
     """
     if len(sessions) == 1:
         return bind_query(sessions[0], feeds, calls, where)
-    parts = {name: np.split(array, len(sessions)) for name, array in feeds.items()}
+    parts = {s.name: _parts(s, feeds[s.name], len(sessions), where) for s in sessions[0].inputs}
     runs = [
         bind_query(session, {name: part[k] for name, part in parts.items()}, calls, where)
         for k, session in enumerate(sessions)
@@ -143,6 +146,17 @@ def bind_side_by_side(
             one.result()
 
     return query
+
+
+def _parts(spec: TensorSpec, array: Array, count: int, where: str) -> list[Array]:
+    if array.ndim == 0 or (spec.shape and array.shape[0] == spec.shape[0]):
+        return [array] * count
+    if array.shape[0] % count:
+        raise DataError(
+            f"the input '{spec.name}' of {where} has {array.shape[0]} rows, which {count} sessions cannot divide",
+            "leave --sessions out",
+        )
+    return np.split(array, count)
 
 
 def time_calls(run: Callable[[], object], count: int) -> list[int]:

@@ -209,10 +209,15 @@ def timed_contender(
     return Contender(
         label=label,
         artifact=artifact,
-        feeds=feeds(artifact.fixed_batch or int(record.get("batch") or measurement.batch)),
+        feeds=feeds(artifact.fixed_batch or _batch(measurement, record)),
         settings=dict(record.get("settings") or {}),
         threads=int(record.get("threads") or measurement.threads),
     )
+
+
+def _batch(measurement: Measurement, record: Mapping[str, Any]) -> int:
+    """Of one call of one session."""
+    return int(record.get("batch") or measurement.batch) // int(record.get("sessions", 1))
 
 
 def explain_timed(
@@ -224,7 +229,7 @@ def explain_timed(
         EvidenceError: samples that cannot be used; else as :func:`explain_speed`.
     """
     arms = [arm_of(measurement, one.artifact) for one in (quantized, twin)]
-    batch = int(measurement.arms[arms[0]].get("batch") or measurement.batch)
+    batch = _batch(measurement, measurement.arms[arms[0]])
     return explain_speed(
         twin, quantized, replace(setting, batch=batch), ratio_between(measurement, arms[0], arms[1])
     )

@@ -33,7 +33,7 @@ class QuantConfig:
         mode: ``static`` (ranges of activations from calibration data), ``dynamic`` (ranges taken in every call) or
             ``weight-only`` (activations stay float).
         granularity: of the weights: ``channel``, ``tensor``, or ``block`` (of ``block_size`` weights along the input
-            dimension; weight-only); activations are per tensor.
+            dimension; weight-only).
         block_size: one of :data:`BLOCK_SIZES`; counts with ``block`` only.
         variant: ``cpu`` (u8 activations, s8 weights) or ``tensorrt`` (symmetric s8, s8).
         activation_granularity: ``tensor``: one range for each activation; ``channel``: one for each channel, where the
@@ -91,6 +91,7 @@ class QuantConfig:
             "dtype": DTYPES,
             "mode": MODES.get(self.dtype, ()),
             "granularity": GRANULARITIES,
+            "activation_granularity": ("tensor", "channel"),
             "variant": tuple(VARIANTS),
             "calibration": CALIBRATIONS,
             "block_size": BLOCK_SIZES,

@@ -98,7 +98,7 @@ def mend(
     Args:
         others: what made others hold; where it makes this one hold as well, nothing else is tried.
         affordable: share of the multiply-accumulates in float beyond which the mixture is of no use.
-        hopeful: asked of the first mixture that holds; whether it is worth a search for fewer layers, or cheaper ones.
+        hopeful: asked of the best of both orders; whether it is worth trying its layers one by one.
     """
     layers = sorted(state.oracle.layers(mixture), key=_level)
     state.layers[mixture.label] = tuple(layers)
@@ -107,8 +107,6 @@ def mend(
         if set(known) <= set(macs) and (trial := state.judge(mixture.keeping(known))) and trial.assured:
             return known
     kept = _shortest(state, mixture, layers, _end(layers, affordable))
-    if kept is not None and not hopeful(mixture.keeping(kept)):
-        return None
     if kept is not None and all(macs[x.name] for x in layers):
         weight = {name: float(count or 0) for name, count in macs.items()}
         by_weight = sorted(layers, key=lambda x: -_noise(x) / weight[x.name])
@@ -118,7 +116,9 @@ def mend(
         while fits < len(layers) and sum(weight[n] for n in _together(by_weight[: fits + 1])) < found:
             fits += 1
         kept = _shortest(state, mixture, by_weight, fits + 1) or kept
-    return None if kept is None else _refine(state, mixture, kept, macs)
+    if kept is None or not hopeful(mixture.keeping(kept)):
+        return None
+    return _refine(state, mixture, kept, macs)
 
 
 def _end(layers: Sequence[LayerError], affordable: float) -> int:
@@ -149,9 +149,8 @@ def _noise(layer: LayerError) -> float:
 def _guess(state: State, mixture: Mixture, order: Sequence[LayerError]) -> int:
     """How many of ``order`` will have to be kept, were the drop in proportion to the errors that are left."""
     # Session settings hardly change what is rounded.
-    whole = next(
-        (t for m, t in state.trials.items() if (m.target, m.config) == (mixture.target, mixture.config)), None
-    )
+    own = (t for m, t in state.trials.items() if (m.target, m.config) == (mixture.target, mixture.config))
+    whole = next((t for t in own if t.difference is not None), None)
     share = _LEFT
     if state.max_drop is not None and whole is not None and whole.difference is not None:
         share = _AIM * state.max_drop / max(-whole.difference, state.max_drop)

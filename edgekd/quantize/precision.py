@@ -70,10 +70,17 @@ def _base(dtype: str, mode: object) -> QuantConfig:
     return same[0] if same else replace(usual, mode=str(mode))
 
 
+#: What may be said although it is as usual.
+_MAY_BE_USUAL = ("smoothing", "activation_granularity")
+
+
 def _refuse_idle(config: QuantConfig, fields: Mapping[str, Any]) -> None:
     """Refuse what was asked for and decides nothing: the configuration leaves it out."""
     meant = config.to_json()
+    usual = QuantConfig()
     for key in fields:
+        if key in _MAY_BE_USUAL and fields[key] == getattr(usual, key):
+            continue
         if key not in meant and key != "keep_float":  # an empty list of nodes is as none
             raise UsageError(
                 f"{key} '{fields[key]}' means nothing for {config.dtype} {config.mode} per {config.granularity}",
@@ -99,11 +106,10 @@ def _describe(config: QuantConfig, base: QuantConfig, fields: Mapping[str, Any])
         value = getattr(config, key)
         if key in ("dtype", "mode") or value == getattr(base, key):
             continue
-        parts.append(
-            f"{len(value)} kept"
-            if key == "keep_float"
-            else str(value)
-            if isinstance(value, str)
-            else f"{key} {value}"
-        )
+        if key == "keep_float":
+            parts.append(f"{len(value)} kept")
+        elif key == "activation_granularity":
+            parts.append(f"{value} activations")
+        else:
+            parts.append(str(value) if isinstance(value, str) else f"{key} {value}")
     return " ".join(parts)

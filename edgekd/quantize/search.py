@@ -78,6 +78,8 @@ class _Walk:
     holding: dict[Mixture, Mixture] = field(default_factory=dict)
     #: First of a class -> what has to stay in float.
     mended: dict[Mixture, tuple[str, ...]] = field(default_factory=dict)
+    #: Firsts of classes with nothing that may be the fastest, whatever stays in float.
+    hopeless: set[Mixture] = field(default_factory=set)
 
     def run(self) -> None:
         open_ = list(self.classes)
@@ -171,7 +173,9 @@ class _Walk:
             affordable=self._affordable(mixture),
             hopeful=self._hopeful,
         )
-        if kept is not None:
+        if kept is None:
+            self.hopeless.add(first)
+        else:
             self.mended[first] = kept
             self.state.glance([mixture.keeping(kept)])
 
@@ -198,7 +202,7 @@ class _Walk:
             _is_twin(other, first)
             and self._no_faster(first, other)
             and self._no_faster(replace(first, config=None), replace(other, config=None))
-            for other in self.mended
+            for other in (*self.mended, *self.hopeless)
         )
 
     def _is_far(self, trial: Trial) -> bool:

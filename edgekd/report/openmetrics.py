@@ -157,6 +157,7 @@ def _candidates(out: _Exposition, view: View) -> None:
         for calls in found[0].rows if found else ():
             if found and calls.arm == found[1]:
                 about = {**labels, "scenario": found[0].scenario, "batch": str(found[0].batch)}
+                about |= {"sessions": str(found[0].sessions)} if found[0].sessions > 1 else {}
                 for percentile, ns in (("p50", calls.p50_ns), ("p90", calls.p90_ns), ("p99", calls.p99_ns)):
                     told = "Percentile of raw call times; not comparable between runs."
                     out.gauge(

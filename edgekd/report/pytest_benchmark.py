@@ -114,6 +114,7 @@ def _row(
             "scenario": measurement.scenario,
             "batch": record.get("batch", measurement.batch),
             "threads": record.get("threads", measurement.threads),
+            "sessions": record.get("sessions", 1),
             "restarts": len(measurement.restarts),
             "gates": [g.to_json() for g in judged],
             "note": "judged beside its baseline in the same run; numbers of two runs are not comparable",

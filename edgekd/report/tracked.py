@@ -110,6 +110,7 @@ def _of_calls(table: LatencyTable, arm: str, base: str) -> Iterator[Figure]:
     """Quantiles of raw calls; of the median also its range over restarts."""
     conditions = [table.scenario] if table.scenario != SINGLE_STREAM else []
     conditions += [f"batch {table.batch}"] if table.batch != 1 else []
+    conditions += [f"{table.sessions} sessions"] if table.sessions > 1 else []
     name = f"{base} ({', '.join(conditions)})" if conditions else base
     for calls in table.rows:
         if calls.arm == arm:

@@ -43,7 +43,7 @@ class OpenVinoExporter:
 
     format = "openvino"
     sources: tuple[str, ...] = ("onnx",)
-    #: 2: without NNCF's fast bias correction.
+    #: 2: without NNCF's fast bias correction; 4: a range for each channel only where asked.
     QUANTIZER: ClassVar[int] = 4
 
     def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:

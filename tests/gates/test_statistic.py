@@ -31,6 +31,7 @@ def long_calls(
     seed: int = 0,
     cpu_share: float = 1.0,
     threads: int = 1,
+    sessions: int = 1,
 ) -> Measurement:
     """Calls of 100 ms on a machine that takes the CPU away in a share ``busy`` of the calls, for up to their length.
 
@@ -50,7 +51,10 @@ def long_calls(
             blocks[arm] = tuple((cpu + lost).astype(np.int64))
             cpu_blocks[arm] = tuple((cpu * share).astype(np.int64))
         made.append(replace(restart, blocks=blocks, cpu_blocks=cpu_blocks))
-    arms = {name: {**record, "threads": threads, "batch": 1} for name, record in base.arms.items()}
+    arms = {
+        name: {**record, "threads": threads, "sessions": sessions, "batch": 1}
+        for name, record in base.arms.items()
+    }
     return replace(base, arms=arms, restarts=tuple(made))
 
 
@@ -88,6 +92,7 @@ def test_later_restarts_do_not_change_the_choice() -> None:
         ({"cpu_share": 0.6}, "the candidate waits for something in every call"),
         ({"cpu_share": 1.9}, "the candidate computes in threads of its own"),
         ({"threads": 2}, "threads that wait for each other by spinning use CPU time"),
+        ({"sessions": 2}, "the CPU time of sessions side by side is a sum"),
     ],
 )
 def test_the_cpu_clock_is_not_taken_where_it_is_not_the_latency(more: dict, why: str) -> None:

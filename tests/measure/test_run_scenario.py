@@ -146,6 +146,7 @@ def test_offline_divides_a_batch_among_sessions(models: dict[str, Artifact]) -> 
     sweeps = found.scenario_detail["sweep"]
     assert {r["batch"] for r in sweeps[BASELINE]["rows"]} <= {2, 4, 8}
     assert [r["batch"] for r in sweeps[CANDIDATE]["rows"]] == [2], "each takes its one example"
+    assert sweeps[CANDIDATE]["ended"] == "the model takes batches of 1 only in each session"
     assert found.scenario_detail["sessions"] == 2
     for arm in (BASELINE, TWIN, CANDIDATE):
         assert (found.arms[arm]["sessions"], found.arms[arm]["threads"]) == (2, 1)
@@ -177,6 +178,30 @@ def test_sessions_work_at_the_same_time_each_on_its_part() -> None:
     query()
     for session, part in zip(sessions, (rows[:3], rows[3:]), strict=True):
         assert [f.tolist() for f in session.fed] == [part.tolist()] * 2
+
+
+def test_what_has_no_rows_to_divide_goes_to_each_session_whole() -> None:
+    class Noted:
+        inputs: ClassVar[list[TensorSpec]] = [
+            TensorSpec(name="x", dtype="float32", shape=("batch", 2)),
+            TensorSpec(name="scale", dtype="float32", shape=(1,)),
+            TensorSpec(name="level", dtype="float32", shape=()),
+        ]
+
+        def __init__(self) -> None:
+            self.fed: dict[str, Any] = {}
+
+        def bind(self, feeds: Any) -> Any:
+            self.fed = feeds
+            return lambda: None
+
+    sessions: Any = [Noted(), Noted()]
+    side = {"scale": np.ones(1, np.float32), "level": np.float32(3.0).reshape(())}
+    bind_side_by_side(sessions, {"x": np.zeros((4, 2), np.float32), **side}, 1, "model")()
+    for session in sessions:
+        assert {name: v.shape for name, v in session.fed.items()} == {"x": (2, 2), "scale": (1,), "level": ()}
+    with pytest.raises(DataError, match="'x' of model has 3 rows, which 2 sessions cannot divide"):
+        bind_side_by_side(sessions, {"x": np.zeros((3, 2), np.float32), **side}, 1, "model")
 
 
 def test_sessions_that_would_wait_for_each_other_are_refused(models: dict[str, Artifact]) -> None:

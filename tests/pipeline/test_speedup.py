@@ -295,3 +295,9 @@ def test_arms_of_one_measurement(plain: Artifact, tmp_path: Path, monkeypatch: p
     found = explain_arms([("f", plain, feeds), ("q", made, feeds)], _setting("cpu:onnxruntime"), measured)
     assert [(s.label, s.twin_label, s.answer) for s in found] == [("q", "f", "slower")]
     assert found[0].problem == "not looked at"
+    # Of several sessions one is looked at, with its part.
+    arms = {name: {**record, "batch": 6, "sessions": 3} for name, record in measured.arms.items()}
+    found = explain_arms(
+        [("f", plain, feeds), ("q", made, feeds)], _setting("cpu:onnxruntime"), replace(measured, arms=arms)
+    )
+    assert found[0].batch == 2

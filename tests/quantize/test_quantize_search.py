@@ -395,6 +395,47 @@ def test_channels_with_a_range_each_are_tried_however_far_off_it_is() -> None:
     assert ENTROPY not in model.asked
 
 
+def test_float_models_are_judged_before_layers_stay_in_float() -> None:
+    """However much slower than the whole quantized model they are: they say what a mixture has to beat."""
+    model = Model(damage=[0.05, *[0.0001] * 15], cost=[1.0] * 16, floats={BF16: (0.0, 0.6)})
+    search(model, floats=[FLOAT, BF16], classes=[[INT8]], max_drop=0.01)
+    assert model.asked[:3] == [FLOAT, INT8, BF16]
+
+
+def test_layers_that_cost_little_are_found_where_the_worst_ones_cost_much() -> None:
+    model = Model(
+        damage=[0.0045, 0.004, 0.004, *[1e-6] * 8],
+        cost=[20.0, *[1.0] * 10],
+        margin=0.01,
+        floats={BF16: (0.0, 0.55)},
+    )
+    found = search(model, floats=[FLOAT, BF16], classes=[[INT8]], max_drop=0.01)
+    assert found.winner.mixture == INT8.keeping(["1", "2"])
+
+
+def test_layers_of_a_mixture_without_hope_are_not_tried_one_by_one() -> None:
+    class Passing(Model):
+        """Numbers that pass between float and integers cost time, too; session settings cost nothing."""
+
+        def ratio(self, mixture: Mixture) -> float:
+            own = replace(mixture, settings=()) if mixture.config else mixture
+            return super().ratio(own) + 0.05 * len(mixture.kept)
+
+    model = Passing(
+        damage=[*[0.02] * 6, *[1e-6] * 10],
+        cost=[1.0] * 16,
+        floats={_lower(FLOAT): (0.0, 0.45), BF16: (0.0, 0.45)},
+    )
+    found = search(
+        model, floats=[FLOAT, _lower(FLOAT), BF16], classes=[[INT8], [_lower(INT8)]], max_drop=0.01
+    )
+    assert found.winner.mixture.config is None
+    tried = [m for m in model.asked if m.kept]
+    assert 0 < len(tried) <= 3
+    # Nor are those of the same files under settings that are no faster.
+    assert len({m.settings for m in tried}) == 1
+
+
 class SlowWhereSmoothed(Model):
     """One layer of sixteen is hurt; smoothing takes ``factor`` of the time, and leaves ``left`` of the damage."""
 

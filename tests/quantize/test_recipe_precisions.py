@@ -40,6 +40,8 @@ def test_a_field_that_decides_nothing_is_refused_by_name(fields: dict[str, Any],
         {"dtype": "int8", "calibration": "mse", "seed": 0, "examples": 8, "keep_float": []},
         {"dtype": "int4", "block_size": 64, "accuracy_level": 0, "keep_float": ["b", "a"]},
         {"dtype": "int8", "mode": "weight-only", "granularity": "channel"},
+        {"dtype": "int8", "activation_granularity": "tensor", "smoothing": 0.0},
+        {"dtype": "int8", "activation_granularity": "channel", "smoothing": 0.5},
     ],
 )
 def test_what_means_something_is_taken(fields: dict[str, Any]) -> None:
@@ -47,6 +49,20 @@ def test_what_means_something_is_taken(fields: dict[str, Any]) -> None:
     assert config is not None
     for key, value in fields.items():
         assert getattr(config, key) == (tuple(sorted(value)) if key == "keep_float" else value)
+
+
+def test_ranges_for_each_channel_of_activations() -> None:
+    assert (
+        precision_of({"dtype": "int8", "activation_granularity": "channel"}).name
+        == "int8 channel activations"
+    )
+    for fields, says in (
+        ({"mode": "dynamic", "activation_granularity": "channel"}, "this is dynamic by channel"),
+        ({"granularity": "tensor", "activation_granularity": "channel"}, "this is static by tensor"),
+        ({"activation_granularity": "every"}, "'every' is not known; choose tensor or channel"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            precision_of({"dtype": "int8", **fields})
 
 
 @pytest.mark.parametrize("word", [*WORDS, "fp8"])
