@@ -25,6 +25,7 @@ import numpy as np
 from edgekd.artifact import Artifact, record_file
 from edgekd.cli import main
 from edgekd.data.example import Array
+from edgekd.errors import UsageError
 from edgekd.evidence.measurement import Measurement, Restart
 from edgekd.files import building, write_bytes
 from edgekd.model import Model
@@ -89,7 +90,9 @@ class FakeExporter:
     sources: tuple[str, ...] = ("fake",)
 
     def export(self, model: Model, out: Path, options: Mapping[str, Any]) -> Artifact:
-        raise NotImplementedError
+        raise UsageError(
+            f"{model.name} is no .fake file", "give a .fake file: others are not written as such"
+        )
 
     def convert(self, artifact: Artifact, out: Path, options: Mapping[str, Any]) -> Artifact:
         return artifact.copy_to(out)

@@ -130,6 +130,11 @@ class Measurement:
     def candidates(self) -> tuple[str, ...]:
         return tuple(a for a in self.arms if a not in (BASELINE, TWIN))
 
+    def session_batch(self, arm: str) -> int:
+        """Examples of a query that one session of an arm is given: all, or its part where several work side by side."""
+        record = self.arms[arm]
+        return int(record.get("batch") or self.batch) // int(record.get("sessions", 1))
+
     def emulated(self, arm: str) -> str:
         """The precision that an arm's session only emulated, by its own placement: its times are no latency of it."""
         placed = (r.children.get(arm, {}).get("placement") or {} for r in self.restarts)

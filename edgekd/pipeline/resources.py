@@ -89,8 +89,7 @@ def _arms(measurement: Measurement, entries: Sequence[Entry]) -> list[Arm]:
     arms = []
     raced = [(name, record) for name, record in measurement.arms.items() if name != TWIN]
     for (name, record), (label, artifact, feeds_at) in zip(raced, entries, strict=True):
-        # One session is looked at, with its part of a batch.
-        batch = int(record.get("batch") or measurement.batch) // int(record.get("sessions", 1))
+        batch = measurement.session_batch(name)
         arms.append(
             Arm(
                 name=name, label=label, artifact=artifact, feeds=feeds_at(batch), batch=batch,

@@ -205,19 +205,15 @@ def timed_contender(
         feeds: inputs of so many examples.
     """
     label, artifact = who
-    record = measurement.arms[arm_of(measurement, artifact)]
+    arm = arm_of(measurement, artifact)
+    record = measurement.arms[arm]
     return Contender(
         label=label,
         artifact=artifact,
-        feeds=feeds(artifact.fixed_batch or _batch(measurement, record)),
+        feeds=feeds(artifact.fixed_batch or measurement.session_batch(arm)),
         settings=dict(record.get("settings") or {}),
         threads=int(record.get("threads") or measurement.threads),
     )
-
-
-def _batch(measurement: Measurement, record: Mapping[str, Any]) -> int:
-    """Of one call of one session."""
-    return int(record.get("batch") or measurement.batch) // int(record.get("sessions", 1))
 
 
 def explain_timed(
@@ -229,7 +225,7 @@ def explain_timed(
         EvidenceError: samples that cannot be used; else as :func:`explain_speed`.
     """
     arms = [arm_of(measurement, one.artifact) for one in (quantized, twin)]
-    batch = _batch(measurement, measurement.arms[arms[0]])
+    batch = measurement.session_batch(arms[0])
     return explain_speed(
         twin, quantized, replace(setting, batch=batch), ratio_between(measurement, arms[0], arms[1])
     )
